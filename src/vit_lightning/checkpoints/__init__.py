@@ -1,0 +1,1 @@
+"""Weights between files and state dicts; nothing here knows a module class."""

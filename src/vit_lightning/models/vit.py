@@ -1,0 +1,227 @@
+"""The Vision Transformer (Dosovitskiy et al. 2021; original ``vit_jax/models_vit.py``).
+
+Shapes: B batch, N tokens (class token first, then the grid row by row), D embed_dim,
+H heads, d = D / H. Parameters carry the names timm, DeiT and DINO gave theirs.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vit_lightning.errors import InputError
+from vit_lightning.models.config import ViTConfig
+from vit_lightning.models.resnet import ResNet
+
+
+class PatchEmbed(nn.Module):
+    """Picture → patch tokens; in a hybrid the patches are cut from the stem's output."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        channels = config.in_channels
+        self.backbone: nn.Module = nn.Identity()
+        if config.resnet is not None:
+            self.backbone = ResNet(config.resnet, config.in_channels)
+            channels = config.resnet.out_channels
+        # A kernel as large as its stride: pixels that fill no patch are dropped.
+        self.proj = nn.Conv2d(channels, config.embed_dim, config.patch_size, config.patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, height, width) → (B, grid, D)."""
+        return self.proj(self.backbone(x)).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, always through torch's fused kernel."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.attention_dropout = config.attention_dropout
+        self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim)
+        self.proj = nn.Linear(config.embed_dim, config.embed_dim)
+
+    def query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, D) → three of (B, H, N, d)."""
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return query, key, value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) → (B, N, D)."""
+        query, key, value = self.query_key_value(x)
+        dropout = self.attention_dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)  # B H N d
+        return self.proj(mixed.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+
+
+class Mlp(nn.Module):
+    """Two dense layers with a GELU between, dropout after each."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.embed_dim, config.mlp_dim)
+        self.act = nn.GELU(approximate="tanh" if config.activation == "gelu_tanh" else "none")
+        self.fc2 = nn.Linear(config.mlp_dim, config.embed_dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) → (B, N, D)."""
+        x = self.dropout(self.act(self.fc1(x)))
+        return self.dropout(self.fc2(x))  # type: ignore[no-any-return]
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch for whole samples (stochastic depth, Huang et al. 2016)."""
+
+    def __init__(self, probability: float):
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) → (B, N, D), kept samples scaled so that the mean stays."""
+        if not self.training or self.probability == 0.0:
+            return x
+        keep = 1.0 - self.probability
+        return x * x.new_empty(x.shape[0], 1, 1).bernoulli_(keep).div_(keep)
+
+
+class Block(nn.Module):
+    """One encoder block: attention and MLP, each normalised before and added to its input."""
+
+    def __init__(self, config: ViTConfig, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.mlp = Mlp(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) → (B, N, D)."""
+        x = x + self.drop_path(self.dropout(self.attn(self.norm1(x))))
+        return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+
+
+class VisionTransformer(nn.Module):
+    """Picture → logits.
+
+    Takes float pictures (B, in_channels, height, width) in [-1, 1] of exactly
+    ``config.image_size``; returns (B, num_classes), (B, N, num_classes) with ``pool="none"``, or
+    features in the place of classes with ``num_classes=0``. Initialised as the original: the head
+    and class token at zero, position embedding N(0, 0.02), Xavier in the blocks.
+
+    Args:
+        config: the model's description, kept as ``model.config``.
+    """
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.config = config
+        self.activation_checkpointing = False  # recompute blocks in the backward pass
+        self.patch_embed = PatchEmbed(config)
+        if config.class_token:
+            self.cls_token = nn.Parameter(torch.empty(1, 1, config.embed_dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, config.num_tokens, config.embed_dim))
+        self.dropout = nn.Dropout(config.dropout)
+        rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        if config.representation_size is not None:
+            self.pre_logits = nn.Linear(config.embed_dim, config.representation_size)
+        self.head: nn.Module = nn.Identity()
+        if config.num_classes:
+            self.head = nn.Linear(config.head_features, config.num_classes)
+        self.apply(_init_weights)
+        self._init_tokens()
+
+    @torch.no_grad()
+    def _init_tokens(self) -> None:
+        nn.init.normal_(self.pos_embed, std=0.02)
+        if self.config.class_token:
+            nn.init.zeros_(self.cls_token)
+        _lecun_normal_(self.patch_embed.proj.weight)
+        if self.config.representation_size is not None:
+            _lecun_normal_(self.pre_logits.weight)
+        self.reset_head()
+
+    @torch.no_grad()
+    def reset_head(self) -> None:
+        """Set the head to zeros, where the original starts fine-tuning."""
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Pictures (B, C, height, width) → tokens with positions (B, N, D)."""
+        expected = (self.config.in_channels, *self.config.image_size)
+        if tuple(x.shape[1:]) != expected:
+            raise InputError(
+                f"the model takes pictures of (channels, height, width) {expected}, got "
+                f"{tuple(x.shape[1:])}; resize them, or make the model for another image_size"
+            )
+        tokens = self.patch_embed(x)
+        if self.config.class_token:
+            tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1)
+        return self.dropout(tokens + self.pos_embed)  # type: ignore[no-any-return]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Pictures (B, C, height, width) → all tokens after the last norm (B, N, D)."""
+        x = self.embed(x)
+        for block in self.blocks:
+            if self.activation_checkpointing and self.training:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, D) → (B, D), or unchanged with ``pool="none"``."""
+        if self.config.pool == "token":
+            return tokens[:, 0]
+        if self.config.pool == "gap":
+            return tokens[:, self.config.num_prefix_tokens :].mean(dim=1)
+        return tokens
+
+    def forward_head(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, D) → logits."""
+        x = self.pool(tokens)
+        if self.config.representation_size is not None:
+            x = torch.tanh(self.pre_logits(x))
+        return self.head(x)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures (B, C, height, width) → logits; see the class."""
+        return self.forward_head(self.forward_features(x))
+
+
+@torch.no_grad()
+def _init_weights(module: nn.Module) -> None:
+    """The original's initialisers for the layers inside blocks and stem."""
+    if isinstance(module, Attention):
+        # Query, key and value are matrices of their own in the original: Xavier sees D x D.
+        bound = math.sqrt(6.0 / (2 * module.qkv.in_features))
+        nn.init.uniform_(module.qkv.weight, -bound, bound)
+        nn.init.xavier_uniform_(module.proj.weight)
+        nn.init.zeros_(module.qkv.bias)
+        nn.init.zeros_(module.proj.bias)
+    elif isinstance(module, Mlp):
+        for layer in (module.fc1, module.fc2):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.normal_(layer.bias, std=1e-6)
+    elif isinstance(module, nn.Conv2d):
+        _lecun_normal_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def _lecun_normal_(weight: Tensor) -> None:
+    """Flax's default: a normal truncated at two standard deviations, variance 1 / fan-in."""
+    std = math.sqrt(1.0 / weight[0].numel()) / 0.87962566103423978
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

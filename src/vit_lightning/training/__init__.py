@@ -1,0 +1,1 @@
+"""The Lightning task, the optimizers and the callbacks."""
