@@ -1,3 +1,91 @@
-"""vit-lightning: the Vision Transformer in PyTorch and Lightning."""
+"""vit-lightning: the Vision Transformer in PyTorch and Lightning.
+
+Everything public is imported from here; nothing heavy is loaded before it is asked for.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from vit_lightning.assess import EvaluateResult, evaluate
+    from vit_lightning.attention import attention_maps, attention_rollout
+    from vit_lightning.errors import InputError
+    from vit_lightning.experiment import Experiment, OptimSettings, load_experiment
+    from vit_lightning.factory import (
+        ModelBundle,
+        create_bundle,
+        create_model,
+        load_bundle,
+        load_model,
+        save_model,
+    )
+    from vit_lightning.models.config import ResNetConfig, ViTConfig
+    from vit_lightning.models.presets import PRESETS
+    from vit_lightning.models.vit import VisionTransformer
+    from vit_lightning.prediction import Prediction, predict
+    from vit_lightning.run import TrainResult, train
+    from vit_lightning.training.task import VisionTask
+
+_HOMES = {
+    "EvaluateResult": "assess",
+    "evaluate": "assess",
+    "attention_maps": "attention",
+    "attention_rollout": "attention",
+    "InputError": "errors",
+    "Experiment": "experiment",
+    "OptimSettings": "experiment",
+    "load_experiment": "experiment",
+    "ModelBundle": "factory",
+    "create_bundle": "factory",
+    "create_model": "factory",
+    "load_bundle": "factory",
+    "load_model": "factory",
+    "save_model": "factory",
+    "ResNetConfig": "models.config",
+    "ViTConfig": "models.config",
+    "PRESETS": "models.presets",
+    "VisionTransformer": "models.vit",
+    "Prediction": "prediction",
+    "predict": "prediction",
+    "TrainResult": "run",
+    "train": "run",
+    "VisionTask": "training.task",
+}
+
+__all__ = [  # noqa: RUF022  # in the order of a user's way, not of the alphabet
+    "create_model",
+    "create_bundle",
+    "load_model",
+    "load_bundle",
+    "save_model",
+    "ModelBundle",
+    "PRESETS",
+    "ViTConfig",
+    "ResNetConfig",
+    "VisionTransformer",
+    "Experiment",
+    "load_experiment",
+    "train",
+    "TrainResult",
+    "evaluate",
+    "EvaluateResult",
+    "predict",
+    "Prediction",
+    "attention_maps",
+    "attention_rollout",
+    "VisionTask",
+    "OptimSettings",
+    "InputError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

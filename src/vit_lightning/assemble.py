@@ -1,0 +1,140 @@
+"""From an experiment to its parts: lengths, model, pictures, loaders."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vit_lightning.data.datamodule import EvalData, TrainData
+from vit_lightning.data.pictures import Splits
+from vit_lightning.data.sources import open_dataset
+from vit_lightning.data.transforms import Augmentation, Preprocessing, TrainTransform
+from vit_lightning.errors import InputError
+from vit_lightning.experiment import Experiment
+from vit_lightning.factory import ModelBundle, create_bundle
+from vit_lightning.models.config import ViTConfig
+from vit_lightning.models.presets import preset_name
+from vit_lightning.training.optim import default_warmup
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The lengths of a run in optimizer steps.
+
+    Args:
+        total_steps: of the run.
+        val_every_steps: between two validations.
+        warmup_steps: with a rising learning rate.
+        steps_per_epoch: pictures of the training set over the batch size.
+    """
+
+    total_steps: int
+    val_every_steps: int
+    warmup_steps: int
+    steps_per_epoch: float
+
+    def __str__(self) -> str:
+        epochs = self.total_steps / self.steps_per_epoch
+        return (
+            f"{self.total_steps} steps = {epochs:.1f} epochs of {self.steps_per_epoch:.1f} steps; "
+            f"{self.warmup_steps} of warm-up; validation every {self.val_every_steps}"
+        )
+
+
+def plan_steps(experiment: Experiment, num_pictures: int) -> Plan:
+    """Turn epochs into steps.
+
+    Raises:
+        InputError: the warm-up is longer than the run.
+    """
+    settings, optim = experiment.trainer, experiment.optim
+    per_epoch = num_pictures / experiment.data.batch_size
+    total = settings.max_steps or math.ceil((settings.max_epochs or 1) * per_epoch)
+    every = settings.val_every_steps or math.ceil((settings.val_every_epochs or 1) * per_epoch)
+    warmup = default_warmup(total) if optim.warmup_steps is None else optim.warmup_steps
+    if warmup and warmup >= total:
+        raise InputError(
+            f"optim.warmup_steps: {warmup} steps of warm-up do not fit into a run of {total}; "
+            f"lower it, or train longer"
+        )
+    return Plan(total, min(every, total), warmup, per_epoch)
+
+
+def model_for(experiment: Experiment, num_classes: int) -> ModelBundle:
+    """The model an experiment begins with: a preset or a shape, from weights or from scratch."""
+    settings = experiment.model
+    changes = settings.changes()
+    if settings.name is None:
+        base: str | ViTConfig = ViTConfig.from_dict(changes)
+        changes = {}
+    else:
+        base = settings.name
+        preset_name(base)  # an unknown name is answered before the weights are looked for
+    torch.manual_seed(experiment.seed)
+    return create_bundle(
+        base,
+        weights=settings.weights,
+        num_classes=num_classes,
+        image_size=settings.image_size,
+        in_channels=settings.in_channels,
+        keep_head=settings.keep_head,
+        keep_pre_logits=settings.keep_pre_logits,
+        **changes,
+    )
+
+
+def open_splits(experiment: Experiment) -> Splits:
+    """The pictures of an experiment."""
+    data = experiment.data
+    return open_dataset(
+        data.name,
+        None if data.root is None else Path(data.root),
+        val_fraction=data.val_fraction,
+        seed=experiment.seed,
+    )
+
+
+def train_data(
+    experiment: Experiment, splits: Splits, preprocessing: Preprocessing, num_steps: int
+) -> TrainData:
+    """The training stream and validation of an experiment."""
+    data = experiment.data
+    options = data.augmentation.model_dump()
+    options["crop"] = options["crop"] or data.preprocessing
+    return TrainData(
+        splits,
+        TrainTransform(preprocessing, Augmentation(**options)),
+        preprocessing,
+        batch_size=data.batch_size,
+        eval_batch_size=data.eval_batch_size,
+        num_steps=num_steps,
+        micro_batch=experiment.trainer.micro_batch,
+        seed=experiment.seed,
+        workers=data.workers,
+    )
+
+
+def eval_data(
+    experiment: Experiment, splits: Splits, preprocessing: Preprocessing, split: str
+) -> EvalData:
+    """One split of an experiment's pictures, to evaluate on.
+
+    Raises:
+        InputError: the data set has no such split.
+    """
+    found = {"train": splits.train, "val": splits.val, "test": splits.test}
+    pictures = found.get(split)
+    if pictures is None:
+        known = ", ".join(name for name, value in found.items() if value is not None)
+        raise InputError(f"there is no split {split!r}: this data set has {known}")
+    data = experiment.data
+    return EvalData(pictures, preprocessing, batch_size=data.eval_batch_size, workers=data.workers)
+
+
+def preprocessing_for(experiment: Experiment, bundle: ModelBundle) -> Preprocessing:
+    """The preprocessing that travels with the weights, else the experiment's."""
+    if bundle.preprocessing is not None:
+        return Preprocessing.from_dict(bundle.preprocessing)
+    config = bundle.model.config
+    return Preprocessing(experiment.data.preprocessing, config.image_size, config.in_channels)

@@ -1,0 +1,166 @@
+"""From a model and pictures to an evaluation: measured over all ranks, reported in a folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger
+from numpy.typing import NDArray
+
+from vit_lightning.assemble import eval_data, open_splits, preprocessing_for
+from vit_lightning.console import is_main_process, say
+from vit_lightning.data.datamodule import EvalData
+from vit_lightning.data.pictures import Splits
+from vit_lightning.errors import InputError
+from vit_lightning.evaluation.metrics import Metrics, compute_metrics
+from vit_lightning.evaluation.report import refuse_zero_head, summary_text, write_report
+from vit_lightning.experiment import Experiment, TrainerSettings, load_experiment
+from vit_lightning.factory import ModelBundle, load_bundle
+from vit_lightning.figures import confusion_figure, roc_figure
+from vit_lightning.run_folder import describe_environment, new_run_folder
+from vit_lightning.training.loggers import add_figure, build_loggers
+from vit_lightning.training.task import VisionTask
+from vit_lightning.training.trainer import predict_logits, quiet_lightning
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What an evaluation gave.
+
+    Args:
+        metrics: of the split.
+        split: which: "train", "val" or "test".
+        folder: with the report's files.
+    """
+
+    metrics: Metrics
+    split: str
+    folder: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """A model's outputs on one split, and what they amount to.
+
+    Args:
+        split: "train", "val" or "test".
+        metrics: of all its pictures.
+        logits: (N, classes).
+        labels: (N,).
+        names: N names of pictures.
+        classes: names.
+    """
+
+    split: str
+    metrics: Metrics
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    names: list[str]
+    classes: tuple[str, ...]
+
+    def write(
+        self, folder: Path, header: dict[str, Any], loggers: Sequence[Logger], step: int
+    ) -> None:
+        """Write the report's files, and its figures to TensorBoard."""
+        write_report(
+            folder,
+            metrics=self.metrics,
+            logits=self.logits,
+            labels=self.labels,
+            names=self.names,
+            classes=self.classes,
+            header=header,
+        )
+        confusion = confusion_figure(self.metrics.confusion, self.classes)
+        curves = roc_figure(self.logits, self.labels, self.classes)
+        add_figure(loggers, f"{self.split}/confusion_matrix", confusion, step)
+        add_figure(loggers, f"{self.split}/roc_curves", curves, step)
+
+
+def assess(
+    settings: TrainerSettings,
+    task: VisionTask,
+    data: EvalData,
+    split: str,
+    classes: tuple[str, ...],
+) -> Assessment:
+    """Run a model over a split, in float32, on the devices of ``settings``."""
+    logits, labels = predict_logits(settings, task, data)
+    names = [data.pictures.name(index) for index in range(len(data.pictures))]
+    metrics = compute_metrics(logits, labels, classes)
+    return Assessment(split, metrics, logits, labels, names, classes)
+
+
+def evaluate(
+    experiment: Experiment | str | Path,
+    checkpoint: str | Path,
+    split: str | None = None,
+    overrides: Sequence[str] = (),
+) -> EvaluateResult:
+    """Evaluate a model file on a split of an experiment's pictures, and report.
+
+    Args:
+        experiment: settings, or the path of an experiment file: the pictures and the devices.
+        checkpoint: a Lightning ``.ckpt``, a ``.safetensors`` or a ``.npz``. What it says of its
+            preprocessing goes before the experiment's.
+        split: "train", "val" or "test"; by default test where there is one, else val.
+        overrides: such as ``data.root=elsewhere``, for a file.
+
+    Returns:
+        The metrics, and the folder of the report: ``<runs_dir>/<name>/<timestamp>-eval-<split>``.
+
+    Raises:
+        InputError: model and pictures do not go together, or either cannot be used.
+    """
+    if not isinstance(experiment, Experiment):
+        experiment = load_experiment(Path(experiment), overrides)
+    bundle = load_bundle(checkpoint)
+    refuse_zero_head(bundle.model)
+    splits = open_splits(experiment)
+    _refuse_other_classes(bundle, splits, checkpoint)
+    split = split or ("test" if splits.test is not None else "val")
+    preprocessing = preprocessing_for(experiment, bundle)
+    data = eval_data(experiment, splits, preprocessing, split)
+    say(f"evaluating {checkpoint} on {split}: {len(data.pictures)} pictures, in float32")
+    task = VisionTask(bundle.model, total_steps=1)
+    with quiet_lightning():
+        assessment = assess(experiment.trainer, task, data, split, splits.classes)
+    parent = Path(experiment.runs_dir) / experiment.name
+    folder = parent
+    if is_main_process():
+        folder = new_run_folder(parent, f"-eval-{split}")
+        header = {
+            "checkpoint": str(checkpoint),
+            "split": split,
+            "precision": "32",
+            "preprocessing": preprocessing.to_dict(),
+            "experiment": experiment.model_dump(mode="json", by_alias=True),
+            "environment": describe_environment(),
+        }
+        board = build_loggers(["tensorboard"], folder, run_name=folder.name, step=0)
+        assessment.write(folder, header, board, step=0)
+        for logger in board:
+            logger.finalize("success")
+    say(f"\n{summary_text(assessment.metrics, splits.classes)}\n\nreport: {folder}")
+    return EvaluateResult(assessment.metrics, split, folder)
+
+
+def _refuse_other_classes(bundle: ModelBundle, splits: Splits, checkpoint: str | Path) -> None:
+    count = bundle.model.config.num_classes
+    if bundle.classes is not None and bundle.classes != splits.classes:
+        raise InputError(
+            f"{checkpoint}: the model was trained on the classes {_some(bundle.classes)}, the "
+            f"pictures have {_some(splits.classes)}; evaluate it on pictures of its own classes"
+        )
+    if count != len(splits.classes):
+        raise InputError(
+            f"{checkpoint}: the model's head has {count} classes, the pictures have "
+            f"{len(splits.classes)} ({_some(splits.classes)}); train it on these pictures first"
+        )
+
+
+def _some(names: tuple[str, ...], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

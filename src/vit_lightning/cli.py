@@ -1,0 +1,190 @@
+"""The command line: ``vit …``, and ``main.py --mode …`` for those who know it.
+
+torch is imported by the commands that need it and not before: help and errors come at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vit_lightning import __version__
+from vit_lightning.errors import InputError
+
+_BAD_INPUT = 2
+_OVERRIDES = "settings to change, such as optim.lr=0.01 trainer.max_steps=200"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``vit``; returns the exit code: 0, or 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
+    return _guarded(command, options)
+
+
+def main_by_mode(arguments: Sequence[str] | None = None) -> int:
+    """Run ``main.py --mode train|eval``; returns the exit code: 0, or 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="main.py", description="Train or evaluate a Vision Transformer on your pictures."
+    )
+    parser.add_argument("--mode", choices=["train", "eval"], required=True)
+    parser.add_argument("--expt", type=Path, required=True, help="experiment file", metavar="FILE")
+    parser.add_argument("--ckpt_path", type=Path, help="model to evaluate", metavar="FILE")
+    _add_split(parser)
+    _add_resume(parser)
+    parser.add_argument("overrides", nargs="*", help=_OVERRIDES, metavar="part.name=value")
+    options = parser.parse_intermixed_args(arguments)
+    options.experiment = options.expt
+    if options.mode == "train":
+        return _guarded(_train, options)
+    if options.ckpt_path is None:
+        parser.error("--mode eval needs --ckpt_path, the model to evaluate")
+    return _guarded(_evaluate, options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vit", description="The Vision Transformer on your pictures."
+    )
+    parser.add_argument("--version", action="version", version=f"vit-lightning {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train as an experiment file says")
+    train.set_defaults(command=_train)
+    train.add_argument("experiment", type=Path, help="experiment file (JSON)")
+    _add_resume(train)
+
+    evaluate = commands.add_parser("eval", help="evaluate a model on an experiment's pictures")
+    evaluate.set_defaults(command=_evaluate)
+    evaluate.add_argument("experiment", type=Path, help="experiment file (JSON)")
+    evaluate.add_argument(
+        "--ckpt-path", type=Path, required=True, help=".ckpt, .safetensors or .npz", metavar="FILE"
+    )
+    _add_split(evaluate)
+    for command in (train, evaluate):
+        command.add_argument("overrides", nargs="*", help=_OVERRIDES, metavar="part.name=value")
+
+    predict = commands.add_parser("predict", help="name what is in pictures")
+    predict.set_defaults(command=_predict)
+    predict.add_argument("pictures", nargs="+", type=Path, help="files or folders")
+    _add_model(predict)
+    predict.add_argument("--top", type=int, default=5, help="classes to name (default: 5)")
+    predict.add_argument("--csv", type=Path, help="write a table here too", metavar="FILE")
+
+    attend = commands.add_parser("attend", help="draw what a model looks at in pictures")
+    attend.set_defaults(command=_attend)
+    attend.add_argument("pictures", nargs="+", type=Path, help="files or folders")
+    _add_model(attend)
+    attend.add_argument(
+        "-o", "--output", type=Path, default=Path("attention.png"), help="default: attention.png"
+    )
+
+    info = commands.add_parser("info", help="list the models, or describe one or a weights file")
+    info.set_defaults(command=_info)
+    info.add_argument("model", nargs="?", help="a preset's name or a weights file")
+    return parser
+
+
+def _add_resume(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume",
+        help="go on with the newest unfinished run (auto) or a run's folder",
+        metavar="auto|RUN",
+    )
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--split",
+        choices=["train", "val", "test"],
+        help="pictures to evaluate on (default: test where there is one, else val)",
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", type=Path, required=True, help=".ckpt, .safetensors or .npz", metavar="FILE"
+    )
+
+
+def _guarded(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+    try:
+        command(options)
+    except InputError as error:
+        # From a loading process the message comes wrapped in that process' traceback.
+        message = str(error).rpartition("vit_lightning.errors.InputError: ")[2].strip()
+        print(message, file=sys.stderr)
+        return _BAD_INPUT
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _train(options: argparse.Namespace) -> None:
+    from vit_lightning.experiment import load_experiment
+
+    _answer_legacy(options.experiment)
+    load_experiment(options.experiment, options.overrides)  # errors before the slow imports
+    from vit_lightning.run import train
+
+    train(options.experiment, options.overrides, resume=options.resume)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from vit_lightning.experiment import load_experiment
+
+    _answer_legacy(options.experiment)
+    load_experiment(options.experiment, options.overrides)
+    from vit_lightning.assess import evaluate
+
+    evaluate(options.experiment, options.ckpt_path, options.split, options.overrides)
+
+
+def _answer_legacy(path: Path) -> None:
+    """Refuse the predecessor's flat file with its equivalent, the JSON alone on stdout."""
+    from vit_lightning.experiment import read_json
+    from vit_lightning.legacy import convert_legacy, is_legacy
+
+    values = read_json(path)
+    if is_legacy(values):
+        text, unknown = convert_legacy(values)
+        print(text, end="")
+        left_out = f"\nWithout an equivalent: {', '.join(unknown)}." if unknown else ""
+        raise InputError(
+            f"{path}: a flat experiment file of the predecessor. Printed is the same experiment as "
+            f"it is written today: save it, read it through, and start it.{left_out}"
+        )
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from vit_lightning.prediction import predict, write_predictions
+
+    if options.top < 1:
+        raise InputError(f"--top: at least one class, got {options.top}")
+    predictions = predict(options.model, options.pictures, options.top)
+    for prediction in predictions:
+        print(prediction.path)
+        for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
+            bar = "█" * round(20 * probability)
+            print(f"  {probability:7.2%}  {bar:<20}  {name}")
+    if options.csv is not None:
+        write_predictions(predictions, options.csv)
+        print(f"\n{options.csv}")
+
+
+def _attend(options: argparse.Namespace) -> None:
+    from vit_lightning.prediction import attend
+
+    attend(options.model, options.pictures, options.output)
+    print(options.output)
+
+
+def _info(options: argparse.Namespace) -> None:
+    from vit_lightning.info import describe_file, describe_preset, preset_table
+
+    if options.model is None:
+        print(preset_table())
+    elif Path(options.model).exists():
+        print(describe_file(Path(options.model)))
+    else:
+        print(describe_preset(options.model))

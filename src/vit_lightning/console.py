@@ -1,0 +1,41 @@
+"""What a run says: once, however many processes it has."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+# Set by torchrun, Lightning's own launcher, SLURM and LSF in the processes they start.
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that speaks and makes folders, also before a Trainer is."""
+    rank = next((os.environ[name] for name in _RANKS if name in os.environ), "0")
+    return rank == "0" and os.environ.get("NODE_RANK", "0") == "0"
+
+
+def say(text: str = "") -> None:
+    """Print a line of the run's account on the main process."""
+    if is_main_process():
+        print(text, flush=True)
+
+
+def tool(name: str) -> str:
+    """A command of this installation as one can type it here: its name, or its path if needed."""
+    beside = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    if not beside.exists() or (found is not None and Path(found).resolve() == beside.resolve()):
+        return name
+    try:
+        return str(beside.relative_to(Path.cwd()))
+    except ValueError:
+        return str(beside)
+
+
+def evaluate_command(experiment: Path, checkpoint: Path) -> str:
+    """The command that evaluates a checkpoint, through the door that this process came in by."""
+    if Path(sys.argv[0]).name == "main.py":
+        door = f"{tool('python3')} {sys.argv[0]} --mode eval --expt"
+        return f"{door} {experiment} --ckpt_path {checkpoint}"
+    return f"{tool('vit')} eval {experiment} --ckpt-path {checkpoint}"

@@ -1,0 +1,167 @@
+"""The user's own pictures: a folder with one folder per class."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vit_lightning.data.draws import hold_out
+from vit_lightning.data.pictures import EXTENSIONS, PictureFiles, Splits, count_notes
+from vit_lightning.errors import InputError
+
+_LAYOUT = (
+    "expected ROOT/train/CLASS/pictures and ROOT/val/CLASS/pictures (ROOT/test is optional), "
+    "or ROOT/CLASS/pictures and data.val_fraction"
+)
+
+
+@dataclass
+class _Split:
+    """What lies in the folder of one split."""
+
+    folder: Path
+    classes: dict[str, list[str]] = field(default_factory=dict)  # class → paths below the root
+    skipped: Counter[str] = field(default_factory=Counter)  # extension → files
+
+
+def open_folder(root: Path, *, val_fraction: float | None, seed: int) -> Splits:
+    """Open a folder of pictures by class.
+
+    ``root`` holds ``train/CLASS``, ``val/CLASS`` and perhaps ``test/CLASS``, or the classes
+    themselves. Where there is no ``val``, ``val_fraction`` of the training pictures is held out,
+    by class. Folders inside a class belong to it; hidden files and files without a picture's
+    extension are skipped. Order and split are functions of the file names and ``seed``.
+
+    Raises:
+        InputError: all that is wrong with the folder, at once.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; {_LAYOUT}")
+    found = {name: _read_split(root, folder) for name, folder in _split_folders(root).items()}
+    problems = _problems(found, val_fraction)
+    if problems:
+        raise InputError("\n  ".join([f"{root} cannot be used as a data set:", *problems]))
+    classes = tuple(found["train"].classes)
+    files = {name: _as_files(root, classes, split) for name, split in found.items()}
+    notes = _notes(found)
+    if "val" not in files:
+        assert val_fraction is not None  # else _problems would have said so
+        files["train"], files["val"] = _hold_out(root, files["train"], val_fraction, seed)
+        notes.append(f"held out for val: {val_fraction:g} of every class, chosen by seed {seed}")
+    elif val_fraction is not None:
+        notes.append(f"data.val_fraction is not used: {found['val'].folder} is there")
+    notes += _missing_notes(classes, files)
+    counts = count_notes(classes, **files)
+    return Splits(classes, files["train"], files["val"], files.get("test"), (*counts, *notes))
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    present = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
+    if present and "train" not in present:
+        raise InputError(f"{root}: there is {', '.join(present)} but no train; {_LAYOUT}")
+    return present or {"train": root}
+
+
+def _read_split(root: Path, folder: Path) -> _Split:
+    split = _Split(folder)
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            split.classes[entry.name] = _pictures_below(root, entry, split.skipped)
+        else:
+            split.skipped["files outside a class folder"] += 1
+    return split
+
+
+def _pictures_below(root: Path, folder: Path, skipped: Counter[str]) -> list[str]:
+    names = []
+    for here, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        prefix = Path(here).relative_to(root).as_posix()
+        for file in files:
+            extension = "." + file.rpartition(".")[2].lower()
+            if file.startswith("."):
+                continue
+            if extension in EXTENSIONS:
+                names.append(f"{prefix}/{file}")
+            else:
+                skipped[extension if "." in file else "files without an extension"] += 1
+    return sorted(names)
+
+
+def _problems(found: dict[str, _Split], val_fraction: float | None) -> list[str]:
+    problems = []
+    train = found["train"]
+    if not train.classes:
+        problems.append(f"{train.folder} holds no class folders; {_LAYOUT}")
+    elif len(train.classes) == 1:
+        problems.append(
+            f"{train.folder} holds one class ({next(iter(train.classes))}), two are the least; "
+            f"{_LAYOUT}"
+        )
+    for split in found.values():
+        for name, pictures in split.classes.items():
+            if name not in train.classes:
+                problems.append(
+                    f"{split.folder / name}: this class is not in {train.folder}; add it there, "
+                    "or remove it here"
+                )
+            elif not pictures:
+                problems.append(
+                    f"{split.folder / name} holds no pictures ({' '.join(sorted(EXTENSIONS))}); "
+                    "add some, or remove the folder"
+                )
+    if val_fraction is not None and not 0 < val_fraction < 1:
+        problems.append(f"data.val_fraction must lie between 0 and 1, got {val_fraction:g}")
+    if val_fraction is None and "val" not in found:
+        problems.append(
+            f"there is no {train.folder.parent / 'val' if train.folder.name == 'train' else 'val'} "
+            "folder: make one, or set data.val_fraction (0.2, say) to hold out that share of train"
+        )
+    problems += [
+        f"{split.folder} holds no class folders; add them, or remove the folder"
+        for name, split in found.items()
+        if name != "train" and not split.classes
+    ]
+    return problems
+
+
+def _as_files(root: Path, classes: tuple[str, ...], split: _Split) -> PictureFiles:
+    names = [name for label in classes for name in split.classes.get(label, [])]
+    counts = [len(split.classes.get(label, [])) for label in classes]
+    return PictureFiles(root, names, np.repeat(np.arange(len(classes)), counts))
+
+
+def _hold_out(
+    root: Path, everything: PictureFiles, fraction: float, seed: int
+) -> tuple[PictureFiles, PictureFiles]:
+    kept, held = hold_out(everything.labels, fraction, seed)
+    if not len(held):
+        raise InputError(
+            f"{root}: nothing can be held out, as every class has a single picture; add pictures"
+        )
+    return everything.subset(kept), everything.subset(held)
+
+
+def _notes(found: dict[str, _Split]) -> list[str]:
+    notes = []
+    for split in found.values():
+        if split.skipped:
+            counts = ", ".join(f"{count} {what}" for what, count in sorted(split.skipped.items()))
+            notes.append(f"skipped in {split.folder}, as no pictures of a class: {counts}")
+    return notes
+
+
+def _missing_notes(classes: tuple[str, ...], files: dict[str, PictureFiles]) -> list[str]:
+    """Classes of train that another split lacks: allowed, but their figures will be empty."""
+    notes = []
+    for name, pictures in files.items():
+        present = set(pictures.labels.tolist())
+        missing = [label for i, label in enumerate(classes) if i not in present]
+        if missing:
+            shown = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
+            notes.append(f"{name} has no pictures of {len(missing)} classes: {shown}")
+    return notes

@@ -1,0 +1,199 @@
+"""Pictures of one split, wherever they lie: files of a folder or arrays in memory."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vit_lightning.errors import InputError
+
+# Compared in lower case.
+EXTENSIONS = frozenset(
+    [".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"]
+)
+
+
+class PictureError(InputError):
+    """A picture that cannot be read.
+
+    Crosses the workers of a DataLoader as it is: torch rebuilds an error from its formatted
+    traceback, by keyword if its class has a ``message``; only our own words are taken from it.
+    """
+
+    message = "a picture cannot be read"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{__name__}.PictureError: ")[2])
+
+
+class Pictures(Protocol):
+    """One split: pictures that can be loaded one by one, and their labels in memory."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) class of every picture, an index into ``Splits.classes``."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> Image.Image:
+        """Picture ``index``, upright, in mode RGB; PictureError if it cannot be read."""
+
+    def name(self, index: int) -> str:
+        """What to call the picture in front of people; unique within the data set."""
+
+    def path(self, index: int) -> Path | None:
+        """The picture's file, or None if it has none of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class PictureFiles:
+    """Picture files below one folder.
+
+    Args:
+        root: the folder.
+        names: paths relative to ``root``, with forward slashes.
+        labels: (N,) class of every picture.
+    """
+
+    root: Path
+    names: Sequence[str]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def load(self, index: int) -> Image.Image:
+        """See ``Pictures``."""
+        return open_picture(self.path(index))
+
+    def name(self, index: int) -> str:
+        """The path relative to the root."""
+        return self.names[index]
+
+    def path(self, index: int) -> Path:
+        """The file."""
+        return self.root / self.names[index]
+
+    def subset(self, indices: NDArray[np.int64]) -> "PictureFiles":
+        """The pictures at ``indices``, in that order."""
+        names = [self.names[index] for index in indices]
+        return PictureFiles(self.root, names, self.labels[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayPictures:
+    """Pictures in memory.
+
+    Args:
+        pixels: (N, height, width) grey or (N, height, width, 3) uint8.
+        labels: (N,) class of every picture.
+        prefix: what stands before the number in a picture's name, as ``digits`` in
+            ``digits/00012``.
+        numbers: (N,) the number in each picture's name; by default its index.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    prefix: str
+    numbers: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: int) -> Image.Image:
+        """See ``Pictures``."""
+        return Image.fromarray(self.pixels[index]).convert("RGB")
+
+    def name(self, index: int) -> str:
+        """``prefix/number``."""
+        number = index if self.numbers is None else self.numbers[index]
+        return f"{self.prefix}/{number:05d}"
+
+    def path(self, index: int) -> None:
+        """None: there is no file."""
+        return
+
+    def subset(self, indices: NDArray[np.int64]) -> "ArrayPictures":
+        """The pictures at ``indices``, in that order; they keep their names."""
+        numbers = indices if self.numbers is None else self.numbers[indices]
+        return ArrayPictures(self.pixels[indices], self.labels[indices], self.prefix, numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """A data set.
+
+    Args:
+        classes: names; a label is an index into them.
+        train: what is trained on.
+        val: what a model is chosen by.
+        test: what is reported, where there is such a split.
+        notes: plain sentences to print: counts, what was held out and how, what was skipped.
+    """
+
+    classes: tuple[str, ...]
+    train: Pictures
+    val: Pictures
+    test: Pictures | None
+    notes: tuple[str, ...]
+
+
+def count_notes(classes: tuple[str, ...], **splits: Pictures) -> list[str]:
+    """One sentence per split: how many pictures, of which classes; train, val, test."""
+    notes = []
+    for name in sorted(splits, key=["train", "val", "test"].index):
+        counts = np.bincount(splits[name].labels, minlength=len(classes))
+        if len(classes) <= 10:
+            detail = ", ".join(f"{label}: {n}" for label, n in zip(classes, counts, strict=True))
+        else:
+            detail = f"{len(classes)} classes of {counts.min()} to {counts.max()}"
+        notes.append(f"{name}: {len(splits[name])} pictures ({detail})")
+    return notes
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Read a picture file as an upright RGB picture.
+
+    The EXIF orientation is applied, and of several frames the first is taken. Transparent pixels
+    have no colour of their own: they are laid over white. 16-bit grey is scaled to 8 bits.
+
+    Raises:
+        PictureError: the file is missing, truncated, too large to be harmless, or no picture.
+    """
+    try:
+        # What Pillow warns of (odd metadata, more than 89 megapixels) is no fault of the reader's.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
+            return _as_rgb(ImageOps.exif_transpose(picture))
+    except FileNotFoundError:
+        raise PictureError(f"{path}: no such picture") from None
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{path}: the picture is too large: {error}; scale it down") from None
+    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
+        raise PictureError(
+            f"{path}: cannot be read as a picture ({_said(error)}); "
+            "replace the file by a whole one, or remove it"
+        ) from None
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "F":
+        raise ValueError("floating-point pixels have no agreed range: save it with 8 or 16 bits")
+    if picture.mode.startswith("I"):  # 16 bits; Image.convert would cut at 255
+        grey = np.asarray(picture).clip(0, 65535) / 257
+        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        ground = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(ground, picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is in none of the known formats"
+    return str(error) or type(error).__name__

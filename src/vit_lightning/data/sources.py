@@ -1,0 +1,49 @@
+"""Data sets by name."""
+
+import difflib
+from pathlib import Path
+
+from vit_lightning.data.cifar import open_cifar
+from vit_lightning.data.digits import open_digits
+from vit_lightning.data.folder import open_folder
+from vit_lightning.data.hymenoptera import open_hymenoptera
+from vit_lightning.data.pictures import Splits
+from vit_lightning.errors import InputError
+
+DATASETS = ("folder", "hymenoptera", "cifar10", "cifar100", "digits")
+
+
+def open_dataset(name: str, root: Path | None, *, val_fraction: float | None, seed: int) -> Splits:
+    """Open a data set, downloading it if it is a published one that ``root`` does not hold.
+
+    Args:
+        name: one of ``DATASETS``.
+        root: ``folder`` and ``hymenoptera``: the folder with the pictures; ``cifar10`` and
+            ``cifar100``: the folder with the archive; ``digits`` has none.
+        val_fraction: share of every class to hold out, in (0, 1), for a ``folder`` without a
+            split of its own; the other sets have one.
+        seed: of that choice, and of the digits' split; in [0, 2**64).
+
+    Raises:
+        InputError: the set cannot be had or is not what it should be.
+    """
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name, DATASETS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"data.name must be one of {', '.join(DATASETS)}, got {name!r}{hint}")
+    if name != "folder" and val_fraction is not None:
+        raise InputError(
+            f'data.val_fraction is for data.name "folder"; {name} has its own split: remove it'
+        )
+    if name == "digits":
+        return open_digits(seed)
+    if root is None:
+        raise InputError(f"data.root is missing: the folder where the data set {name} is")
+    try:
+        if name == "folder":
+            return open_folder(root, val_fraction=val_fraction, seed=seed)
+        if name == "hymenoptera":
+            return open_hymenoptera(root)
+        return open_cifar(name, root)
+    except OSError as error:  # no permission, no space: the system's words name file and cause
+        raise InputError(f"data.root {root} cannot be used: {error}") from None

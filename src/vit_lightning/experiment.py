@@ -1,0 +1,393 @@
+"""The experiment file: one JSON, one run.
+
+Names, defaults and the text of every error. Nothing here imports torch, so that a bad file is
+answered at once.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vit_lightning.errors import InputError
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+ImageSize = PositiveInt | tuple[PositiveInt, PositiveInt]
+
+# Of each pair exactly one may stand in a file; an override of one replaces the file's other.
+_EXCLUSIVE = (
+    ("trainer.max_steps", "trainer.max_epochs"),
+    ("trainer.val_every_steps", "trainer.val_every_epochs"),
+)
+
+
+class Settings(BaseModel):
+    """A part of the file: frozen, unknown keys refused, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ResNetSettings(Settings):
+    """The convolutional stem of a hybrid."""
+
+    stage_depths: Annotated[
+        list[PositiveInt], Field(description="residual units of each stage; [] is the root alone")
+    ]
+    width: Annotated[int, Field(gt=0, multiple_of=32, description="channels of the root")] = 64
+
+
+class ModelSettings(Settings):
+    """Which model, from which weights, and what differs from the preset."""
+
+    name: Annotated[str | None, Field(description="a preset; null: the shape is given below")] = (
+        "ViT-B_16"
+    )
+    weights: Annotated[
+        str | None, Field(description="a .npz, .safetensors or .ckpt file; null: from scratch")
+    ] = None
+    keep_head: Annotated[
+        bool, Field(description="keep the weights' head instead of starting from zeros")
+    ] = False
+    keep_pre_logits: Annotated[
+        bool, Field(description="keep the weights' pre_logits layer instead of dropping it")
+    ] = False
+    image_size: Annotated[
+        ImageSize | None, Field(description="pixels, one side or [height, width]")
+    ] = None
+    in_channels: Literal[1, 3] = 3
+    patch_size: ImageSize | None = None
+    embed_dim: PositiveInt | None = None
+    depth: PositiveInt | None = None
+    num_heads: PositiveInt | None = None
+    mlp_dim: PositiveInt | None = None
+    pool: Literal["token", "gap"] | None = None
+    representation_size: PositiveInt | None = None
+    dropout: Fraction | None = None
+    attention_dropout: Fraction | None = None
+    drop_path: Fraction | None = None
+    activation: Literal["gelu_tanh", "gelu"] | None = None
+    norm_eps: Annotated[float, Field(gt=0.0)] | None = None
+    resnet: ResNetSettings | None = None
+
+    @model_validator(mode="after")
+    def _shape_is_known(self) -> Self:
+        shape = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_dim")
+        missing = [name for name in shape if getattr(self, name) is None]
+        if self.name is None and missing:
+            raise ValueError(f"without a name the shape must be given; missing: {missing}")
+        return self
+
+    def changes(self) -> dict[str, Any]:
+        """The fields of the model's configuration that the file states."""
+        apart = {"name", "weights", "keep_head", "keep_pre_logits", "image_size", "in_channels"}
+        return self.model_dump(exclude=apart, exclude_none=True)
+
+
+class AugmentationSettings(Settings):
+    """What happens to a training picture; each null or 0 is off."""
+
+    crop: Annotated[
+        Literal["paper", "modern", "none"] | None,
+        Field(description="null: the crop that goes with data.preprocessing"),
+    ] = None
+    flip: Annotated[bool, Field(description="left-right, with probability one half")] = True
+    degrees: Annotated[float, Field(ge=0.0, le=180.0, description="rotation up to")] = 0.0
+    translate: Annotated[Fraction, Field(description="shift up to this fraction")] = 0.0
+    scale: Annotated[Fraction, Field(description="zoom by 1 - scale to 1 + scale")] = 0.0
+
+
+class DataSettings(Settings):
+    """Which pictures, how many at once, and what is done to them."""
+
+    name: Annotated[
+        Literal["folder", "hymenoptera", "cifar10", "cifar100", "digits"],
+        Field(description="folder: your own pictures, a folder for each class"),
+    ] = "folder"
+    root: Annotated[str | None, Field(description="the folder; not needed by digits")] = None
+    val_fraction: Annotated[
+        float | None,
+        Field(gt=0.0, lt=1.0, description="held out of train/ where there is no val/"),
+    ] = None
+    batch_size: Annotated[
+        PositiveInt, Field(description="pictures of one optimizer step, over all ranks")
+    ] = 10
+    eval_batch_size: PositiveInt = 32
+    workers: Annotated[
+        int | None, Field(ge=0, description="loading processes; null: by the number of cores")
+    ] = None
+    preprocessing: Annotated[
+        Literal["paper", "modern"],
+        Field(description="modern is antialiased and keeps the aspect ratio"),
+    ] = "paper"
+    augmentation: AugmentationSettings = AugmentationSettings()
+
+    @model_validator(mode="after")
+    def _has_root(self) -> Self:
+        if self.name != "digits" and self.root is None:
+            raise ValueError(f'"{self.name}" needs a root, the folder with the pictures')
+        return self
+
+
+class OptimSettings(Settings):
+    """How the weights are changed; the defaults are the paper's fine-tuning recipe."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0.0, description="peak learning rate")] = 0.03
+    momentum: Annotated[Fraction, Field(description="of sgd")] = 0.9
+    momentum_dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        Field(description="bfloat16 halves the buffer, the original's default"),
+    ] = "float32"
+    betas: Annotated[tuple[Fraction, Fraction], Field(description="of adamw")] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0.0, description="on matrices and filters alone")] = 0.0
+    warmup_steps: Annotated[
+        int | None, Field(ge=0, description="null: 500, at most a tenth of the run")
+    ] = None
+    decay: Literal["cosine", "linear"] = "cosine"
+    clip_norm: Annotated[
+        float | None, Field(gt=0.0, description="global gradient norm; null: no clipping")
+    ] = 1.0
+    label_smoothing: Fraction = 0.0
+
+
+class TrainerSettings(Settings):
+    """How long, on what, how exactly."""
+
+    max_steps: PositiveInt | None = None
+    max_epochs: PositiveInt | None = None
+    val_every_steps: PositiveInt | None = None
+    val_every_epochs: PositiveInt | None = None
+    checkpoint_every_steps: Annotated[
+        PositiveInt, Field(description="last.ckpt; it is also written after each validation")
+    ] = 500
+    patience: Annotated[
+        PositiveInt | None,
+        Field(description="stop after this many validations without improvement"),
+    ] = None
+    micro_batch: Annotated[
+        PositiveInt | None, Field(description="most pictures in memory at once, for each rank")
+    ] = None
+    precision: Annotated[
+        Literal["auto", "32", "bf16-mixed", "16-mixed", "bf16-true"],
+        Field(description="auto: bf16-mixed on a GPU that has it, else 32"),
+    ] = "auto"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: PositiveInt | Literal["auto"] = "auto"
+    num_nodes: PositiveInt = 1
+    strategy: Annotated[str, Field(description="Lightning's name, such as ddp")] = "auto"
+    activation_checkpointing: Annotated[
+        bool, Field(description="recompute blocks in the backward pass to save memory")
+    ] = False
+    deterministic: bool = False
+    log_every_steps: PositiveInt = 10
+
+    @model_validator(mode="after")
+    def _one_of_each_pair(self) -> Self:
+        if (self.max_steps is None) == (self.max_epochs is None):
+            raise ValueError("give exactly one of max_steps and max_epochs")
+        if self.val_every_steps is not None and self.val_every_epochs is not None:
+            raise ValueError("give at most one of val_every_steps and val_every_epochs")
+        if self.precision == "16-mixed" and self.accelerator == "cpu":
+            raise ValueError("precision 16-mixed is for GPUs; on a CPU take 32 or bf16-mixed")
+        return self
+
+
+class Experiment(Settings):
+    """A whole experiment file."""
+
+    schema_: Annotated[str | None, Field(alias="$schema")] = None
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$",
+            description="names the run's folder and its checkpoint",
+        ),
+    ]
+    description: Annotated[str, Field(description="for words, as JSON has no comments")] = ""
+    expected: Annotated[str, Field(description="what the run is expected to give")] = ""
+    model: ModelSettings = ModelSettings()
+    data: DataSettings
+    optim: OptimSettings = OptimSettings()
+    trainer: TrainerSettings
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    loggers: list[Literal["tensorboard", "csv", "wandb", "mlflow"]] = ["tensorboard", "csv"]
+    runs_dir: str = "runs"
+    checkpoint_dir: str = "checkpoint"
+
+    def to_json(self) -> str:
+        """The file that stands for this experiment, defaults and all."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2) + "\n"
+
+
+def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file and apply ``part.name=value`` overrides.
+
+    Args:
+        path: the JSON file.
+        overrides: such as ``optim.lr=0.01``; values are JSON, or a string where they are not.
+
+    Raises:
+        InputError: no such file, no JSON, or settings that cannot be; all of them at once, each
+            as ``file: path.to.field: what is wrong (got ...)``.
+    """
+    values = read_json(path)
+    given = dict(_parse_override(text) for text in overrides)
+    for first, second in _EXCLUSIVE:
+        for override, other in ((first, second), (second, first)):
+            if override in given and other not in given:
+                _drop(values, other)
+    for dotted, value in given.items():
+        _put(values, dotted, value)
+    return parse_experiment(values, str(path), tuple(given))
+
+
+def parse_experiment(
+    values: Mapping[str, Any], source: str, overridden: Sequence[str] = ()
+) -> Experiment:
+    """Validate plain values as an experiment.
+
+    Args:
+        values: what the JSON file holds.
+        source: what to call it in errors.
+        overridden: dotted names that came from the command line, named so in errors.
+
+    Raises:
+        InputError: every error at once.
+    """
+    try:
+        # JSON has no tuples: strict validation of JSON text takes its arrays for them.
+        return Experiment.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        lines = [
+            f"{'command line' if dotted in overridden else source}: {dotted}: {text}"
+            for dotted, text in _describe_all([dict(item) for item in error.errors()]).items()
+        ]
+        raise InputError("\n".join(lines)) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; a key that stands twice is an error.
+
+    Raises:
+        InputError: the file is missing, is not UTF-8 JSON, or holds no object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
+    except FileNotFoundError:
+        beside = sorted(path.parent.glob("*.json")) if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, [file.name for file in beside], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise InputError(f"{path}: there is no such experiment file{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a text file ({error})") from None
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}: line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}"
+        ) from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: an experiment is a JSON object, in braces {{ }}")
+    return values
+
+
+def json_schema() -> str:
+    """The JSON Schema of the file, for editors."""
+    return json.dumps(Experiment.model_json_schema(by_alias=True), indent=2) + "\n"
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f'the key "{twice}" stands twice in one object; remove one of them')
+    return values
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    dotted, separator, value = text.partition("=")
+    if not separator or not dotted:
+        raise InputError(
+            f"command line: {text!r} is no override; write part.name=value, such as optim.lr=0.01"
+        )
+    try:
+        return dotted, json.loads(value)
+    except json.JSONDecodeError:
+        return dotted, value
+
+
+def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, name = dotted.split(".")
+    for parent in parents:
+        inner = values.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            inner = values[parent] = {}
+        values = inner
+    values[name] = value
+
+
+def _drop(values: dict[str, Any], dotted: str) -> None:
+    *parents, name = dotted.split(".")
+    for parent in parents:
+        inner = values.get(parent)
+        if not isinstance(inner, dict):
+            return
+        values = inner
+    values.pop(name, None)
+
+
+def _describe_all(details: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Pydantic's errors as path.to.field → what is wrong, in the order of the fields.
+
+    The alternatives of a union each bring an error: those of one field are joined, and one about
+    a whole value gives way to one about a part of it.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for detail in details:
+        location = [part for part in detail["loc"] if not _is_union_branch(part)]
+        dotted = ".".join(str(part) for part in location) or "the file"
+        found.setdefault(dotted, []).append(detail | {"loc": location})
+    return {
+        dotted: _describe(alternatives)
+        for dotted, alternatives in found.items()
+        if not any(other.startswith(f"{dotted}.") for other in found)
+    }
+
+
+def _describe(alternatives: Sequence[dict[str, Any]]) -> str:
+    """What is wrong with one field: ``what is wrong (got ...)``."""
+    detail = alternatives[0]
+    if detail["type"] == "extra_forbidden":
+        location = detail["loc"]
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known)}"
+        return f"unknown key; {hint}"
+    messages = [item["msg"].removeprefix("Value error, ") for item in alternatives]
+    text = " or ".join([messages[0], *(message.removeprefix("Input ") for message in messages[1:])])
+    text = text[:1].lower() + text[1:]
+    if detail["type"] in {"missing", "value_error"}:
+        return text
+    got = json.dumps(detail["input"], default=repr)
+    return f"{text} (got {got if len(got) <= 60 else got[:57] + '...'})"
+
+
+def _is_union_branch(part: int | str) -> bool:
+    """Pydantic names the tried alternative of a union in the path; a reader has no use for it."""
+    return isinstance(part, str) and ("[" in part or "-" in part or part in {"int", "str", "float"})
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    settings: type[BaseModel] = Experiment
+    for part in location:
+        annotation = settings.model_fields[str(part)].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        settings = next(
+            item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)
+        )
+    return [field.alias or name for name, field in settings.model_fields.items()]

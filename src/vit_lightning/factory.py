@@ -1,0 +1,307 @@
+"""Where weights and modules meet: making, loading and saving models."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from vit_lightning.checkpoints.adapt import LoadReport, adapt, check_compatible
+from vit_lightning.checkpoints.keymap import GOOGLE, Shape, write_state
+from vit_lightning.checkpoints.native import save_safetensors
+from vit_lightning.checkpoints.npz import write_npz
+from vit_lightning.checkpoints.weights import WeightsFile, open_weights
+from vit_lightning.errors import InputError
+from vit_lightning.models.config import Pool, Size, ViTConfig, as_size
+from vit_lightning.models.presets import PRESETS, preset, preset_name
+from vit_lightning.models.vit import VisionTransformer
+
+# Where a preset meets weights, these are the weights' to say: what the function computes beyond
+# its sizes, and what the file was made for.
+_WEIGHTS_DECIDE = ("image_size", "in_channels", "activation", "norm_eps")
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A model and what came with it.
+
+    Args:
+        model: the model.
+        classes: name of each output of its head, if known.
+        preprocessing: how pictures become its input, if known; plain JSON types.
+        report: what became of every tensor of the weights; None for a fresh model.
+        source: the weights file, or the name of the preset or "config" for a fresh model.
+    """
+
+    model: VisionTransformer
+    classes: tuple[str, ...] | None
+    preprocessing: dict[str, Any] | None
+    report: LoadReport | None
+    source: str
+
+
+def load_model(
+    path: str | Path, image_size: int | Size | None = None, pool: Pool | None = None
+) -> VisionTransformer:
+    """The model in a weights file, ready to predict; see :func:`load_bundle`."""
+    return load_bundle(path, image_size, pool).model
+
+
+def load_bundle(
+    path: str | Path, image_size: int | Size | None = None, pool: Pool | None = None
+) -> ModelBundle:
+    """The model in a weights file as it is, head and ``pre_logits`` included, in eval mode.
+
+    Args:
+        path: a ``.npz`` in Google's layout, or a ``.safetensors`` or ``.ckpt`` of this package;
+            the contents decide, not the suffix.
+        image_size: pixels the model shall take; by default those of the file, else the position
+            grid is resized. Needed for a ``.npz`` whose grid is not square, which cannot say so.
+        pool: how tokens become logits, if not as in the file; ``"none"`` for per-token logits.
+
+    Raises:
+        InputError: the file is not there, damaged, of another kind or of another model.
+    """
+    weights = open_weights(path, image_size, pool)
+    target = weights.config
+    if image_size is not None:
+        target = target.replace(image_size=image_size)
+    bundle = _load(weights, target, reset_head=False)
+    bundle.model.eval()
+    return bundle
+
+
+def create_model(
+    name_or_config: str | ViTConfig,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    image_size: int | Size | None = None,
+    in_channels: int | None = None,
+    *,
+    keep_head: bool = False,
+    keep_pre_logits: bool = False,
+    **changes: Any,
+) -> VisionTransformer:
+    """A model to train, fresh or from weights; see :func:`create_bundle`."""
+    return create_bundle(
+        name_or_config,
+        weights,
+        num_classes,
+        image_size,
+        in_channels,
+        keep_head=keep_head,
+        keep_pre_logits=keep_pre_logits,
+        **changes,
+    ).model
+
+
+def create_bundle(
+    name_or_config: str | ViTConfig,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    image_size: int | Size | None = None,
+    in_channels: int | None = None,
+    *,
+    keep_head: bool = False,
+    keep_pre_logits: bool = False,
+    **changes: Any,
+) -> ModelBundle:
+    """A model to train, in training mode.
+
+    Without weights it is initialised as the original. With weights they are adapted: the head is
+    set to zeros, ``pre_logits`` dropped, the position grid resized and the filters converted to
+    other input channels.
+
+    Args:
+        name_or_config: a preset's name or alias, or a configuration.
+        weights: a file as for :func:`load_bundle`; it must be of this very model. With a preset,
+            its grid, input channels, activation and epsilon are taken over unless given here.
+        num_classes: outputs of the head; 0 for none. By default the configuration's; with a
+            preset and weights that have a head, theirs.
+        image_size: pixels the model takes. For a ``.npz`` whose grid is not square it must be
+            the one of the file.
+        in_channels: channels of the pictures.
+        keep_head: keep the head of the weights; the number of classes must agree.
+        keep_pre_logits: keep the ``pre_logits`` layer of the weights.
+        **changes: other fields of :class:`~vit_lightning.models.config.ViTConfig`, such as
+            ``dropout`` or ``drop_path``.
+
+    Raises:
+        InputError: values that contradict each other, an unknown preset or field, or weights
+            that are not there, damaged, or of another model.
+    """
+    given = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels}
+    changes |= {name: value for name, value in given.items() if value is not None}
+    if "image_size" in changes:
+        changes["image_size"] = as_size(changes["image_size"])
+    _check_fields(changes)
+    if isinstance(name_or_config, str):
+        name, config = preset_name(name_or_config), preset(name_or_config)
+    else:
+        name, config = None, name_or_config
+    if weights is None:
+        if keep_head or keep_pre_logits:
+            raise InputError("keep_head and keep_pre_logits keep parts of weights: give weights")
+        model = VisionTransformer(config.replace(**changes))
+        return ModelBundle(model, None, None, None, name or "config")
+    file = open_weights(weights, changes.get("image_size", None if name else config.image_size))
+    if name:
+        changes = _said_by_weights(file.config) | changes
+    if keep_pre_logits:
+        _check_pre_logits(file)
+        changes["representation_size"] = file.config.representation_size
+    bundle = _load(file, _fit(config, changes, file), reset_head=not keep_head)
+    bundle.model.train()
+    return bundle
+
+
+def save_model(
+    model: VisionTransformer,
+    path: str | Path,
+    classes: Sequence[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model, whole or not at all, in the format of the suffix.
+
+    Args:
+        model: the model.
+        path: ``.safetensors`` for our own format, which keeps everything; ``.npz`` for Google's
+            layout, which has the weights alone.
+        classes: name of each output of the head.
+        preprocessing: how pictures become the model's input; plain JSON types.
+
+    Raises:
+        InputError: another suffix, as many class names as the head has outputs, or what a
+            ``.npz`` cannot say.
+    """
+    path = Path(path)
+    config = model.config
+    if classes is not None and len(classes) != config.num_classes:
+        raise InputError(f"{len(classes)} class names for a model of {config.num_classes} classes")
+    if path.suffix == ".safetensors":
+        save_safetensors(path, model.state_dict(), config, classes, preprocessing)
+    elif path.suffix == ".npz":
+        _check_sayable(config, classes, preprocessing)
+        pairs = write_state(GOOGLE, model.state_dict(), config.num_heads)
+        write_npz(path, ((key, _to_numpy(tensor)) for key, tensor in pairs))
+    else:
+        raise InputError(f"cannot write {path}: the suffix must be .safetensors or .npz")
+
+
+def _load(file: WeightsFile, target: ViTConfig, *, reset_head: bool) -> ModelBundle:
+    """Read, adapt and assign; the model never holds memory of its own for the weights."""
+    state = file.read(_shapes(_skeleton(file.config)))
+    try:
+        state, report = adapt(state, file.config, target, reset_head=reset_head)
+    except InputError as error:
+        raise InputError(f"{file.path}: {error}") from error
+    model = _skeleton(target)
+    model.load_state_dict(state, assign=True)
+    report = report.with_dropped(file.training_state, "training state, not weights")
+    classes = None if reset_head or not target.num_classes else file.classes
+    return ModelBundle(model, classes, file.preprocessing, report, str(file.path))
+
+
+def _fit(config: ViTConfig, changes: dict[str, Any], file: WeightsFile) -> ViTConfig:
+    """The configuration with its changes, refused before reading if the weights cannot fit.
+
+    The image size comes last: one that suits the weights may be too small for another model,
+    and that the models differ is the better message.
+    """
+    size = changes.pop("image_size", config.image_size)
+    config = config.replace(**changes)
+    try:
+        check_compatible(file.config, config)
+    except InputError as error:
+        raise InputError(f"{file.path}{_looks_like(file.config)}: {error}") from error
+    return config.replace(image_size=size)
+
+
+def _looks_like(config: ViTConfig) -> str:
+    """A remark that names the preset of this structure, or nothing."""
+    for name, candidate in PRESETS.items():
+        try:
+            check_compatible(config, candidate)
+        except InputError:
+            continue
+        return f" (it looks like {name})"
+    return ""
+
+
+def _skeleton(config: ViTConfig) -> VisionTransformer:
+    """The modules without memory behind their parameters."""
+    with torch.device("meta"), _NoRandomInit():
+        return VisionTransformer(config)
+
+
+class _NoRandomInit(TorchFunctionMode):
+    """Skips random initialisation.
+
+    Without memory it does nothing, but on ``meta`` it would import sympy: two seconds and 75 MiB.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "").endswith(("normal_", "uniform_")):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def _shapes(model: VisionTransformer) -> dict[str, Shape]:
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+
+
+def _said_by_weights(found: ViTConfig) -> dict[str, Any]:
+    """The fields of a preset that weights decide."""
+    said = {name: getattr(found, name) for name in _WEIGHTS_DECIDE}
+    return said | ({"num_classes": found.num_classes} if found.num_classes else {})
+
+
+def _check_fields(changes: Mapping[str, Any]) -> None:
+    known = {field.name for field in fields(ViTConfig)}
+    if unknown := sorted(set(changes) - known):
+        raise InputError(
+            f"unknown model fields {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+        )
+
+
+def _check_pre_logits(file: WeightsFile) -> None:
+    if file.config.representation_size is None:
+        raise InputError(f"{file.path} has no pre_logits layer to keep; drop keep_pre_logits")
+
+
+def _check_sayable(
+    config: ViTConfig, classes: Sequence[str] | None, preprocessing: Mapping[str, Any] | None
+) -> None:
+    """Refuse to write a ``.npz`` that would be read as another model."""
+    plain = ViTConfig()
+    unsaid = [
+        f"{name} {getattr(config, name)}"
+        for name in ("activation", "norm_eps")
+        if getattr(config, name) != getattr(plain, name)
+    ]
+    height, width = config.grid_size
+    if height != width and int((height * width) ** 0.5) ** 2 == height * width:
+        unsaid.append(f"a grid of {height} x {width}, which would be taken for a square")
+    if config.pool == "gap" and config.class_token:
+        unsaid.append("the mean over patches beside a class token")
+    unsaid += ["class names"] if classes is not None else []
+    unsaid += ["preprocessing"] if preprocessing is not None else []
+    if unsaid:
+        raise InputError(
+            f"Google's .npz layout cannot say {', '.join(unsaid)}; write a .safetensors"
+        )
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return tensor.detach().to("cpu", torch.float32).numpy()

@@ -1,0 +1,154 @@
+"""Classes for pictures, with the names the model was trained on."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vit_lightning.attention import attention_rollout
+from vit_lightning.data.pictures import EXTENSIONS, open_picture
+from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.errors import InputError
+from vit_lightning.evaluation.report import refuse_zero_head
+from vit_lightning.factory import ModelBundle, load_bundle
+from vit_lightning.figures import as_pictures, attention_figure, save_figure
+from vit_lightning.files import atomic_write
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one picture.
+
+    Args:
+        path: the picture.
+        classes: the most probable classes, most probable first.
+        probabilities: of these classes, in [0, 1].
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+def predict(
+    model: ModelBundle | str | Path, paths: Sequence[str | Path], top: int = 5
+) -> list[Prediction]:
+    """The most probable classes of pictures.
+
+    Args:
+        model: a model file, or what :func:`vit_lightning.load_bundle` returned.
+        paths: picture files, and folders whose pictures are taken, sub-folders included.
+        top: how many classes to name.
+
+    Returns:
+        One prediction for each picture, in order, computed in float32.
+
+    Raises:
+        InputError: the model or a picture cannot be used, or there is no picture.
+    """
+    bundle = model if isinstance(model, ModelBundle) else load_bundle(model)
+    refuse_zero_head(bundle.model)
+    files = find_pictures(paths)
+    names = class_names(bundle)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = bundle.model.to(device).eval()
+    predictions = []
+    for batch, images in _batches(files, preprocessing_of(bundle)):
+        with torch.inference_mode():
+            probabilities = network(images.to(device)).float().softmax(dim=1).cpu()
+        best = probabilities.topk(min(top, len(names)), dim=1)
+        for path, values, indices in zip(batch, *(part.tolist() for part in best), strict=True):
+            chosen = tuple(names[index] for index in indices)
+            predictions.append(Prediction(path, chosen, tuple(values)))
+    return predictions
+
+
+def attend(model: ModelBundle | str | Path, paths: Sequence[str | Path], target: Path) -> None:
+    """Draw where a model looks: each picture above its attention rollout.
+
+    Args:
+        model: a model file, or what :func:`vit_lightning.load_bundle` returned.
+        paths: picture files or folders of them.
+        target: the PNG to write.
+
+    Raises:
+        InputError: the model or a picture cannot be used, or there is no picture.
+    """
+    bundle = model if isinstance(model, ModelBundle) else load_bundle(model)
+    pictures, maps, captions = [], [], []
+    for batch, images in _batches(find_pictures(paths), preprocessing_of(bundle)):
+        maps += [rollout.numpy() for rollout in attention_rollout(bundle.model, images)]
+        pictures += list(as_pictures(images))
+        captions += [path.name for path in batch]
+    save_figure(attention_figure(pictures, maps, captions), target)
+
+
+def write_predictions(predictions: Sequence[Prediction], target: Path) -> None:
+    """Write predictions as CSV: picture, then class and probability by rank."""
+    count = max(len(prediction.classes) for prediction in predictions)
+    header = ["picture"]
+    for rank in range(1, count + 1):
+        header += [f"class_{rank}", f"probability_{rank}"]
+    with (
+        atomic_write(target) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for prediction in predictions:
+            row: list[str] = [str(prediction.path)]
+            for name, value in zip(prediction.classes, prediction.probabilities, strict=True):
+                row += [name, f"{value:.6g}"]
+            writer.writerow(row)
+
+
+def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
+    """Picture files as given, and those below given folders, sorted.
+
+    Raises:
+        InputError: a path does not exist, or a folder holds no picture.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            if not path.exists():
+                raise InputError(f"{path}: no such picture")
+            found.append(path)
+            continue
+        below = sorted(item for item in path.rglob("*") if item.suffix.lower() in EXTENSIONS)
+        if not below:
+            raise InputError(
+                f"{path}: no pictures in this folder ({', '.join(sorted(EXTENSIONS))})"
+            )
+        found += below
+    if not found:
+        raise InputError("no pictures given")
+    return found
+
+
+def class_names(bundle: ModelBundle) -> tuple[str, ...]:
+    """The model's class names, or numbers where the file has none."""
+    if bundle.classes is not None:
+        return bundle.classes
+    return tuple(f"class {index}" for index in range(bundle.model.config.num_classes))
+
+
+def preprocessing_of(bundle: ModelBundle) -> Preprocessing:
+    """The preprocessing that travels with the weights, else the original's."""
+    if bundle.preprocessing is not None:
+        return Preprocessing.from_dict(bundle.preprocessing)
+    config = bundle.model.config
+    return Preprocessing("paper", config.image_size, config.in_channels)
+
+
+def _batches(
+    files: Sequence[Path], preprocessing: Preprocessing
+) -> Iterator[tuple[Sequence[Path], Tensor]]:
+    for start in range(0, len(files), _BATCH):
+        batch = files[start : start + _BATCH]
+        yield batch, torch.stack([preprocessing(open_picture(path)) for path in batch])

@@ -1,0 +1,365 @@
+"""A training run from an experiment: prepared, fitted, concluded."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from vit_lightning.assemble import (
+    Plan,
+    eval_data,
+    model_for,
+    open_splits,
+    plan_steps,
+    preprocessing_for,
+    train_data,
+)
+from vit_lightning.assess import Assessment, assess
+from vit_lightning.console import evaluate_command, is_main_process, say, tool
+from vit_lightning.data.datamodule import TrainData
+from vit_lightning.data.stream import EvalDataset
+from vit_lightning.evaluation.metrics import Metrics
+from vit_lightning.experiment import Experiment, load_experiment
+from vit_lightning.factory import ModelBundle, load_bundle, save_model
+from vit_lightning.figures import save_figure
+from vit_lightning.files import atomic_write, write_text
+from vit_lightning.run_folder import (
+    ATTENTION_FILE,
+    BEST_CHECKPOINT,
+    EXPERIMENT_FILE,
+    LAST_CHECKPOINT,
+    MODEL_FILE,
+    RESULT_FILE,
+    checkpoint_step,
+    describe_environment,
+    find_run,
+    new_run_folder,
+    refuse_other_experiment,
+    write_json,
+)
+from vit_lightning.training.callbacks import (
+    LastCheckpoint,
+    PictureLog,
+    Throughput,
+    attention_of,
+)
+from vit_lightning.training.loggers import build_loggers
+from vit_lightning.training.progress import StepProgress
+from vit_lightning.training.task import VisionTask
+from vit_lightning.training.trainer import build_trainer, choose_precision, quiet_lightning
+
+_SHOWN_PICTURES = 4  # of the validation split, whose attention is drawn
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run gave.
+
+    Args:
+        run: the run's folder.
+        checkpoint: copy of the best checkpoint, under the experiment's name.
+        best: split → metrics of the best weights, chosen on "val".
+        best_step: optimizer steps after which they were reached.
+        final: split → metrics of the last weights.
+        final_step: optimizer steps made; fewer than planned after early stopping.
+    """
+
+    run: Path
+    checkpoint: Path
+    best: dict[str, Metrics]
+    best_step: int
+    final: dict[str, Metrics]
+    final_step: int
+
+
+def train(
+    experiment: Experiment | str | Path, overrides: Sequence[str] = (), resume: str | None = None
+) -> TrainResult:
+    """Train as an experiment says, evaluate the best and the final weights, keep everything.
+
+    Args:
+        experiment: settings, or the path of an experiment file.
+        overrides: such as ``optim.lr=0.01``, for a file.
+        resume: "auto" for the newest unfinished run of this experiment if there is one, or the
+            folder of a run.
+
+    Returns:
+        Where everything is, and the metrics.
+
+    Raises:
+        InputError: the settings, the data or the weights cannot be used.
+    """
+    path = None
+    if not isinstance(experiment, Experiment):
+        path = None if overrides else Path(experiment)
+        experiment = load_experiment(Path(experiment), overrides)
+    with quiet_lightning():
+        run = _fit(_prepare(experiment, resume))
+        return _conclude(run, path)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """A prepared run: everything that fitting and concluding need."""
+
+    experiment: Experiment
+    folder: Path
+    plan: Plan
+    precision: str
+    data: TrainData
+    task: VisionTask
+    best: ModelCheckpoint
+    start: Path | None  # checkpoint to go on from
+
+    @property
+    def start_step(self) -> int:
+        return checkpoint_step(self.start) if self.start else 0
+
+    @property
+    def last(self) -> Path:
+        return self.folder / LAST_CHECKPOINT
+
+    @property
+    def best_path(self) -> Path:
+        return self.folder / BEST_CHECKPOINT
+
+
+def _prepare(experiment: Experiment, resume: str | None) -> _Run:
+    """Find or make everything before the first step, and say what will be done."""
+    parent = Path(experiment.runs_dir) / experiment.name
+    old = find_run(parent, resume) if resume else None
+    if old is not None:
+        refuse_other_experiment(old, experiment)
+    precision = choose_precision(experiment.trainer)
+    splits = open_splits(experiment)
+    plan = plan_steps(experiment, len(splits.train))
+    start = old / LAST_CHECKPOINT if old else None
+    bundle = load_bundle(start) if start else model_for(experiment, len(splits.classes))
+    preprocessing = preprocessing_for(experiment, bundle)
+    data = train_data(experiment, splits, preprocessing, plan.total_steps)
+    _say_what(experiment, plan, precision, bundle, splits.notes)
+    folder = old or (new_run_folder(parent) if is_main_process() else parent)
+    step = checkpoint_step(start) if start else 0
+    say(f"run        {folder}{f', from step {step}' if step else ''}\n")
+    if is_main_process():
+        if old is None:
+            write_text(folder / EXPERIMENT_FILE, experiment.to_json())
+        suffix = f"-from-{step}" if old else ""
+        environment = {"precision": precision, **describe_environment()}
+        write_json(folder / f"environment{suffix}.json", environment)
+    task = VisionTask(
+        bundle.model.train(),
+        experiment.optim,
+        total_steps=plan.total_steps,
+        batch_size=experiment.data.batch_size,
+        seed=experiment.seed,
+        classes=splits.classes,
+        preprocessing=preprocessing.to_dict(),
+        run=str(folder),
+    )
+    task.model.activation_checkpointing = experiment.trainer.activation_checkpointing
+    best = ModelCheckpoint(
+        dirpath=folder,
+        filename=Path(BEST_CHECKPOINT).stem,
+        monitor="val/accuracy",
+        mode="max",
+        enable_version_counter=False,
+    )
+    return _Run(experiment, folder, plan, precision, data, task, best, start)
+
+
+def _say_what(
+    experiment: Experiment,
+    plan: Plan,
+    precision: str,
+    bundle: ModelBundle,
+    notes: Sequence[str],
+) -> None:
+    config = bundle.model.config
+    count = sum(parameter.numel() for parameter in bundle.model.parameters())
+    say(f"experiment {experiment.name}: {experiment.description}")
+    for note in notes:
+        say(f"data       {note}")
+    height, width = config.image_size
+    say(
+        f"model      {experiment.model.name or 'by its shape'}, {count:,} parameters, "
+        f"{height} x {width} px, from {bundle.source}"
+    )
+    if any(config.dropped_pixels):
+        rows, columns = config.dropped_pixels
+        say(
+            f"           no patch covers the last {rows} rows and {columns} columns of a "
+            f"picture: they are dropped, as the original does"
+        )
+    if bundle.report is not None:
+        say(str(bundle.report))
+    say(f"length     {plan}")
+    say(f"precision  {precision} (evaluation in 32)")
+
+
+def _fit(run: _Run) -> _Run:
+    """Train, from the start or from where the run was left; every rank learns the run's folder."""
+    experiment, settings = run.experiment, run.experiment.trainer
+    throughput = Throughput(experiment.data.batch_size)
+    callbacks: list[Callback] = [
+        throughput,
+        StepProgress(throughput),
+        PictureLog(run.data.splits.classes, *_shown_pictures(run.data)),
+        run.best,
+        LastCheckpoint(run.last, settings.checkpoint_every_steps, run.plan.val_every_steps),
+    ]
+    if settings.patience is not None:
+        callbacks.append(EarlyStopping("val/accuracy", patience=settings.patience, mode="max"))
+    loggers = build_loggers(
+        experiment.loggers, run.folder, run_name=experiment.name, step=run.start_step
+    )
+    trainer = build_trainer(settings, precision=run.precision, callbacks=callbacks, loggers=loggers)
+    per_step = run.data.stream(0, trainer.world_size).micro_batches_per_step
+    trainer.accumulate_grad_batches = per_step
+    trainer.val_check_interval = run.plan.val_every_steps * per_step
+    if run.start_step < run.plan.total_steps:
+        try:
+            trainer.fit(run.task, datamodule=run.data, ckpt_path=run.start, weights_only=True)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            _say_how_to_go_on(run)
+            raise
+        trainer.save_checkpoint(run.last)
+    return replace(run, folder=trainer.strategy.broadcast(run.folder))
+
+
+def _say_how_to_go_on(run: _Run) -> None:
+    if run.last.exists():
+        say(
+            f"\nstopped; {run.last} holds step {checkpoint_step(run.last)}. Go on with the same "
+            f"command and --resume {run.folder}"
+        )
+    else:
+        say("\nstopped before the first checkpoint: there is nothing to go on from")
+
+
+def _shown_pictures(data: TrainData) -> tuple[Tensor, Tensor]:
+    """A few validation pictures, evenly chosen, as the model takes them, and their labels."""
+    dataset = EvalDataset(data.splits.val, data.preprocessing)
+    count = min(_SHOWN_PICTURES, len(dataset))
+    indices = [int((i + 0.5) * len(dataset) / count) for i in range(count)]
+    images, labels = default_collate([dataset[index] for index in indices])
+    return images, labels
+
+
+def _conclude(run: _Run, path: Path | None) -> TrainResult:
+    """Measure the final and the best weights, write what remains of the run, say where it is."""
+    final_step = checkpoint_step(run.last)
+    final = _assess_weights(run, run.last)
+    best, best_step = final, final_step
+    if run.best_path.exists() and checkpoint_step(run.best_path) != final_step:
+        candidate = _assess_weights(run, run.best_path)
+        # The end of a run is not always a step that was validated: it may be the best of all.
+        if candidate["val"].metrics.top1 >= final["val"].metrics.top1:
+            best, best_step = candidate, checkpoint_step(run.best_path)
+    checkpoint = Path(run.experiment.checkpoint_dir) / f"{run.experiment.name}.ckpt"
+    if is_main_process():
+        if best is final:
+            _copy(run.last, run.best_path)
+        _copy(run.best_path, checkpoint)
+        _write_results(run, best, best_step, final, final_step)
+        _say_results(run, best, best_step, final, checkpoint, path)
+    return TrainResult(
+        run.folder,
+        checkpoint,
+        {split: item.metrics for split, item in best.items()},
+        best_step,
+        {split: item.metrics for split, item in final.items()},
+        final_step,
+    )
+
+
+def _assess_weights(run: _Run, checkpoint: Path) -> dict[str, Assessment]:
+    """A checkpoint's weights on val, and on test where there is one; the task keeps them."""
+    run.task.model.load_state_dict(load_bundle(checkpoint).model.state_dict())
+    splits = run.data.splits
+    assessments = {}
+    for split in ("val", "test") if splits.test is not None else ("val",):
+        data = eval_data(run.experiment, splits, run.data.preprocessing, split)
+        assessments[split] = assess(run.experiment.trainer, run.task, data, split, splits.classes)
+    return assessments
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_write(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _write_results(
+    run: _Run,
+    best: dict[str, Assessment],
+    best_step: int,
+    final: dict[str, Assessment],
+    final_step: int,
+) -> None:
+    """The model, the reports of the best weights, the attention figure; result.json comes last."""
+    bundle = load_bundle(run.best_path)
+    save_model(
+        bundle.model,
+        run.folder / MODEL_FILE,
+        classes=bundle.classes,
+        preprocessing=bundle.preprocessing,
+    )
+    loggers = build_loggers(["tensorboard"], run.folder, run_name="", step=0)
+    for split, assessment in best.items():
+        header = {"checkpoint": str(run.best_path), "split": split, "step": best_step}
+        folder = run.folder / f"eval-{split}"
+        assessment.write(folder, header, loggers, best_step)
+    for logger in loggers:
+        logger.finalize("success")
+    figure = attention_of(bundle.model, *_shown_pictures(run.data), run.data.splits.classes)
+    save_figure(figure, run.folder / ATTENTION_FILE)
+    result: dict[str, Any] = {
+        "chosen_on": "val",
+        "best": {"step": best_step, **_headlines(best)},
+        "final": {"step": final_step, **_headlines(final)},
+    }
+    write_json(run.folder / RESULT_FILE, result)
+
+
+def _headlines(assessments: dict[str, Assessment]) -> dict[str, Any]:
+    return {
+        split: {
+            "num_images": item.metrics.num_images,
+            "top1": item.metrics.top1,
+            "top1_interval": list(item.metrics.top1_interval),
+            "loss": item.metrics.loss,
+        }
+        for split, item in assessments.items()
+    }
+
+
+def _say_results(
+    run: _Run,
+    best: dict[str, Assessment],
+    best_step: int,
+    final: dict[str, Assessment],
+    checkpoint: Path,
+    path: Path | None,
+) -> None:
+    say("\nresult")
+    for name, assessments in (("best", best), ("final", final)):
+        for split, item in assessments.items():
+            low, high = item.metrics.top1_interval
+            say(
+                f"  {name:<10} {split}: {item.metrics.top1:.2%} of {item.metrics.num_images} right "
+                f"(95 % interval {low:.2%} to {high:.2%}), loss {item.metrics.loss:.4f}"
+            )
+    say(f"  best is step {best_step} of {checkpoint_step(run.last)}, chosen on val\n")
+    say(f"everything   {run.folder}")
+    say(f"checkpoint   {checkpoint}")
+    say(f"model        {run.folder / MODEL_FILE}")
+    say(f"attention    {run.folder / ATTENTION_FILE}")
+    say(f"confusion    {run.folder / 'eval-val' / 'confusion_matrix.png'}\n")
+    experiment = path or run.folder / EXPERIMENT_FILE
+    say(f"evaluate it  {evaluate_command(experiment, checkpoint)}")
+    say(f"look at it   {tool('tensorboard')} --logdir {run.experiment.runs_dir}")

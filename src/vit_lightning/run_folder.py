@@ -1,0 +1,190 @@
+"""The folder of a run: its name, what is known of its surroundings, and how to find it again."""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from vit_lightning.errors import InputError
+from vit_lightning.experiment import Experiment, parse_experiment, read_json
+from vit_lightning.files import write_text
+
+EXPERIMENT_FILE = "experiment.json"
+RESULT_FILE = "result.json"
+LAST_CHECKPOINT = "last.ckpt"
+BEST_CHECKPOINT = "best.ckpt"
+MODEL_FILE = "model.safetensors"
+ATTENTION_FILE = "attention.png"
+
+_PACKAGES = ("vit-lightning", "torch", "lightning", "torchmetrics", "numpy", "pillow")
+
+# What a resumed run may do otherwise: where it computes and what it writes, not what it computes.
+_FREE_ON_RESUME = {
+    "$schema",
+    "description",
+    "expected",
+    "loggers",
+    "runs_dir",
+    "checkpoint_dir",
+    "data.root",
+    "data.workers",
+    "data.eval_batch_size",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.micro_batch",
+    "trainer.activation_checkpointing",
+    "trainer.checkpoint_every_steps",
+    "trainer.log_every_steps",
+}
+
+
+def new_run_folder(parent: Path, suffix: str = "") -> Path:
+    """Make ``parent/<timestamp><suffix>``, a folder that was not there before."""
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for number in range(1000):
+        folder = parent / f"{stamp}{f'.{number}' if number else ''}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot be made ({error.strerror}); free the place, or choose another "
+                f"with runs_dir"
+            ) from None
+        return folder
+    raise InputError(f"{parent}: a thousand runs have started this very second")
+
+
+def find_run(parent: Path, resume: str) -> Path | None:
+    """The run to go on with.
+
+    Args:
+        parent: the experiment's folder of runs.
+        resume: "auto" for the newest unfinished run of the experiment, or a run's folder.
+
+    Returns:
+        The run's folder; None if "auto" finds none, so that a first start can say "auto" too.
+
+    Raises:
+        InputError: the folder named is no run, or has no checkpoint to go on from.
+    """
+    if resume == "auto":
+        runs = [path.parent for path in parent.glob(f"*/{LAST_CHECKPOINT}")]
+        unfinished = [run for run in runs if not (run / RESULT_FILE).exists()]
+        return max(unfinished, default=None)
+    run = Path(resume)
+    if not (run / LAST_CHECKPOINT).is_file():
+        raise InputError(
+            f"{run}: holds no {LAST_CHECKPOINT}, so there is nothing to go on from; give a run's "
+            f"folder, such as {parent}/<timestamp>, or --resume auto"
+        )
+    if (run / RESULT_FILE).exists():
+        raise InputError(
+            f"{run}: this run is finished; its result is in {run / RESULT_FILE}. To train longer, "
+            f"start a run whose model.weights is {run / MODEL_FILE}"
+        )
+    return run
+
+
+def refuse_other_experiment(run: Path, experiment: Experiment) -> None:
+    """Check that ``experiment`` computes what ``run`` began.
+
+    Raises:
+        InputError: settings differ that change the result; each is named.
+    """
+    stored = run / EXPERIMENT_FILE
+    old = flatten(parse_experiment(read_json(stored), str(stored)).model_dump(by_alias=True))
+    new = flatten(experiment.model_dump(by_alias=True))
+    differences = [
+        f"  {key}: {old.get(key)!r} there, {new.get(key)!r} here"
+        for key in sorted(set(old) | set(new))
+        if key not in _FREE_ON_RESUME and old.get(key) != new.get(key)
+    ]
+    if differences:
+        raise InputError(
+            f"{run}: this run was started with other settings:\n"
+            + "\n".join(differences)
+            + f"\nGive the run's own file ({stored}), or start a new run without --resume"
+        )
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write plain values as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def checkpoint_step(path: Path) -> int:
+    """The number of optimizer steps behind a Lightning checkpoint; the weights stay on disk."""
+    import torch
+
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return int(checkpoint["global_step"])
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, hardware and git state, as JSON."""
+    import torch
+
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "command": sys.argv,
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": versions,
+        "hardware": {
+            "platform": platform.platform(),
+            "cpu": _cpu_name(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "cores": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "gpus": gpus,
+        },
+        "git": _git_state(),
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the working directory, and whether files differ from it; None outside of git."""
+    try:
+        commit, status = (
+            subprocess.run(
+                ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+            ).stdout
+            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain"))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.strip(), "modified": bool(status.strip())}

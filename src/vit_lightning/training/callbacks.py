@@ -1,0 +1,186 @@
+"""What happens beside the training: checkpoints, throughput, pictures for TensorBoard."""
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # the project's own convention for its import
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from vit_lightning import figures
+from vit_lightning.attention import attention_rollout
+from vit_lightning.models.vit import VisionTransformer
+from vit_lightning.training.loggers import add_figure
+from vit_lightning.training.task import VisionTask, log_is_due, step_is_complete
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``last.ckpt``: written every so many steps and after each validation.
+
+    Only between optimizer steps, and at a step that is about to be validated only once that is
+    done, so that a resumed run neither repeats nor misses anything. A checkpoint callback, which
+    Lightning runs after all others: the best score of this validation is in it.
+
+    Args:
+        path: where to.
+        every_steps: optimizer steps between two writes.
+        val_every_steps: optimizer steps between two validations.
+    """
+
+    def __init__(self, path: Path, every_steps: int, val_every_steps: int) -> None:
+        self.path = path
+        self.every_steps = every_steps
+        self.val_every_steps = val_every_steps
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Write when a step is complete and due."""
+        step = trainer.global_step
+        due = step % self.every_steps == 0 and step % self.val_every_steps != 0
+        if due and step_is_complete(trainer, batch_idx):
+            trainer.save_checkpoint(self.path)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write after a validation inside the training."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.path)
+
+
+class Throughput(Callback):
+    """Logs pictures per second, the share of time spent waiting for data, and peak memory.
+
+    ``train/images_per_second``, ``train/data_wait_share`` (0 to 1; with this package's loader)
+    and ``train/peak_memory_gb`` (of the GPU, or of the main process on a CPU), averaged over the
+    steps between two log lines, validation left out.
+
+    Args:
+        batch_size: pictures of an optimizer step over all ranks.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.images_per_second = 0.0
+        self._restart()
+
+    def _restart(self, waited: float = 0.0) -> None:
+        self._start = time.perf_counter()
+        self._steps = 0
+        self._waited = waited
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._restart()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock anew: validation is no training time."""
+        self._restart(self._loader_waited(trainer))
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count a step; log when the trainer does."""
+        if not step_is_complete(trainer, batch_idx):
+            return
+        self._steps += 1
+        if not log_is_due(trainer):
+            return
+        elapsed = time.perf_counter() - self._start
+        waited = self._loader_waited(trainer)
+        self.images_per_second = self._steps * self.batch_size / elapsed
+        values = {
+            "train/images_per_second": self.images_per_second,
+            "train/data_wait_share": min((waited - self._waited) / elapsed, 1.0),
+            "train/peak_memory_gb": peak_memory_gb(pl_module.device),
+        }
+        pl_module.log_dict(values, on_step=True, on_epoch=False)
+        self._restart(waited)
+
+    @staticmethod
+    def _loader_waited(trainer: L.Trainer) -> float:
+        return float(getattr(trainer.train_dataloader, "waited", 0.0))
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Most memory used so far, in GB (10^9 bytes): the GPU's, or this process' on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+class PictureLog(Callback):
+    """Pictures for TensorBoard: what the model sees, where it looks, how positions relate.
+
+    The first training batch as the model sees it; after each validation the attention rollout
+    over a few fixed validation pictures and the similarity of the position embeddings.
+
+    Args:
+        classes: class names.
+        images: fixed validation pictures (B, C, height, width) in [-1, 1].
+        labels: their classes (B,).
+    """
+
+    def __init__(self, classes: tuple[str, ...], images: Tensor, labels: Tensor) -> None:
+        self.classes = classes
+        self.images = images
+        self.labels = labels
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw the first batch."""
+        if batch_idx == 0 and self._is_wanted(trainer):
+            images, labels = (part.cpu() for part in batch)
+            figure = figures.batch_figure(images, labels, self.classes)
+            add_figure(trainer.loggers, "train/batch", figure, trainer.global_step)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw attention and positions."""
+        if trainer.state.fn != "fit" or not self._is_wanted(trainer):
+            return
+        assert isinstance(pl_module, VisionTask)
+        model, step = pl_module.model, trainer.global_step
+        attention = attention_of(model, self.images, self.labels, self.classes)
+        add_figure(trainer.loggers, "val/attention", attention, step)
+        config, positions = model.config, model.pos_embed.detach().cpu()
+        similarity = figures.pos_embed_figure(positions, config.grid_size, config.num_prefix_tokens)
+        add_figure(trainer.loggers, "model/position_embedding", similarity, step)
+
+    @staticmethod
+    def _is_wanted(trainer: L.Trainer) -> bool:
+        has_board = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
+        return trainer.is_global_zero and has_board
+
+
+def attention_of(
+    model: VisionTransformer, images: Tensor, labels: Tensor, classes: tuple[str, ...]
+) -> Figure:
+    """Pictures beside what the model attends to in them (rollout over all layers).
+
+    Args:
+        model: on any device.
+        images: (B, C, height, width) in [-1, 1].
+        labels: (B,).
+        classes: names.
+    """
+    rollout = attention_rollout(model, images.to(model.pos_embed.device)).cpu()
+    names = [classes[label] for label in labels.tolist()]
+    maps = [rows.numpy() for rows in rollout]
+    return figures.attention_figure(list(figures.as_pictures(images)), maps, names)

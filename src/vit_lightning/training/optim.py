@@ -1,0 +1,98 @@
+"""Optimizers and the learning-rate schedule (original ``vit_jax/utils.py`` and ``train.py``)."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from vit_lightning.experiment import OptimSettings
+
+_LINEAR_END = 1e-5  # where the original's linear decay ends
+_PAPER_WARMUP = 500
+
+
+def default_warmup(total_steps: int) -> int:
+    """The original's 500 warm-up steps, but at most a tenth of the run."""
+    return min(_PAPER_WARMUP, total_steps // 10)
+
+
+def learning_rate(
+    step: int, *, base: float, total_steps: int, warmup_steps: int, decay: str
+) -> float:
+    """The rate of update number ``step``, counted from 0.
+
+    Cosine (to 0) or linear (to 1e-5) decay over the steps after the warm-up, times a linear
+    warm-up from 0; so the first update of a run with warm-up has rate 0, as in the original's
+    ``create_learning_rate_schedule``.
+    """
+    progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+    progress = min(max(progress, 0.0), 1.0)
+    if decay == "linear":
+        rate = _LINEAR_END + (base - _LINEAR_END) * (1.0 - progress)
+    else:
+        rate = base * 0.5 * (1.0 + math.cos(math.pi * progress))
+    return rate * min(1.0, step / warmup_steps) if warmup_steps else rate
+
+
+def build_optimizer(model: nn.Module, settings: OptimSettings, *, fused: bool) -> Optimizer:
+    """The optimizer of ``settings`` over the parameters of ``model`` that take a gradient.
+
+    Weight decay reaches matrices and filters; biases, norms, the class token and the position
+    embedding are left alone, as is usual.
+
+    Args:
+        model: whose parameters to update.
+        settings: the recipe.
+        fused: use torch's one-kernel update where the optimizer has it.
+    """
+    groups = _decay_groups(model, settings.weight_decay)
+    if settings.name == "adamw":
+        return AdamW(groups, lr=settings.lr, betas=settings.betas, fused=fused)
+    if settings.momentum_dtype == "bfloat16":
+        return SGDBFloat16Momentum(groups, lr=settings.lr, momentum=settings.momentum)
+    return SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=fused)
+
+
+def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_matrix = parameter.ndim >= 2 and not name.endswith(("cls_token", "pos_embed"))
+            (decayed if is_matrix else spared).append(parameter)
+    groups = [(decayed, weight_decay), (spared, 0.0)]
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+
+
+class SGDBFloat16Momentum(Optimizer):
+    """SGD whose momentum is stored in bfloat16 between steps, the original's default.
+
+    An update uses the fresh float32 sum; the stored buffer is rounded (optax ``trace`` with
+    ``accumulator_dtype="bfloat16"``).
+    """
+
+    def __init__(
+        self, params: list[dict[str, object]], lr: float, momentum: float, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                update = parameter.grad.add(parameter, alpha=group["weight_decay"])
+                state = self.state[parameter]
+                if "momentum_buffer" in state:
+                    update.add_(state["momentum_buffer"], alpha=group["momentum"])
+                state["momentum_buffer"] = update.bfloat16()
+                parameter.add_(update, alpha=-group["lr"])
+        return loss

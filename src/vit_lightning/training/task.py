@@ -1,0 +1,192 @@
+"""The Lightning task: model, loss and metrics, nothing else."""
+
+from typing import Any
+
+import lightning as L  # the project's own convention for its import
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from vit_lightning.errors import InputError
+from vit_lightning.experiment import OptimSettings
+from vit_lightning.models.vit import VisionTransformer
+from vit_lightning.training.optim import build_optimizer, default_warmup, learning_rate
+
+Batch = tuple[Tensor, Tensor]
+
+
+def step_is_complete(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Whether this micro-batch was the last of its optimizer step."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+def log_is_due(trainer: L.Trainer) -> bool:
+    """Whether the trainer logs the optimizer step that has just been completed."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its connector
+    return trainer.global_step % every == 0
+
+
+class VisionTask(L.LightningModule):
+    """Fine-tunes a :class:`VisionTransformer` as the original does.
+
+    Works with any loader of ``(images, labels)`` batches, images (B, C, height, width) in
+    [-1, 1] and labels (B,) integers, under any Lightning ``Trainer``: clipping, schedule and
+    optimizer are its own. The trainer's ``accumulate_grad_batches`` and ranks are respected.
+
+    Logged per optimizer step: ``train/loss``, ``train/accuracy``, ``train/lr``,
+    ``train/grad_norm`` (before clipping); per validation: ``val/loss``, ``val/accuracy``, exact
+    for any number of ranks.
+
+    Args:
+        model: the network.
+        optim: the recipe; the paper's by default.
+        total_steps: optimizer steps of the run, for the schedule.
+        batch_size: pictures of an optimizer step over all ranks and micro-batches. With it every
+            picture weighs the same however the step is cut; without it each batch's mean counts.
+        seed: what dropout and drop_path draw is a function of (seed, step, micro-batch, rank).
+        classes: class names, stored in checkpoints.
+        preprocessing: what was done to the pictures, stored in checkpoints.
+        run: the run's folder, so that a copied checkpoint tells where it came from.
+    """
+
+    def __init__(
+        self,
+        model: VisionTransformer,
+        optim: OptimSettings | None = None,
+        *,
+        total_steps: int,
+        batch_size: int | None = None,
+        seed: int = 0,
+        classes: tuple[str, ...] | None = None,
+        preprocessing: dict[str, Any] | None = None,
+        run: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.optim = optim or OptimSettings()
+        self.total_steps = total_steps
+        self.batch_size = batch_size
+        self.seed = seed
+        self.classes = classes
+        self.preprocessing = preprocessing
+        self.run = run
+        self.val_loss = MeanMetric()
+        self.val_accuracy = MeanMetric()
+        self._grad_norm = torch.zeros(())
+        self._sums: Tensor | None = None  # of the running step: loss, correct, pictures
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, height, width) → (B, classes)."""
+        return self.model(images)  # type: ignore[no-any-return]
+
+    # Training
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make the model's draws independent of what ran before: a resumed run agrees."""
+        micro_batch = batch_idx % self.trainer.accumulate_grad_batches
+        key = (self.seed, self.global_step, micro_batch, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The share of this micro-batch in the step's mean cross-entropy."""
+        images, labels = batch
+        logits = self(images).float()
+        losses = F.cross_entropy(
+            logits, labels, reduction="none", label_smoothing=self.optim.label_smoothing
+        )
+        correct = (logits.detach().argmax(dim=1) == labels).sum()
+        seen = torch.tensor(float(len(labels)), device=losses.device)
+        sums = torch.stack([losses.detach().sum(), correct.float(), seen])
+        self._sums = sums if self._sums is None else self._sums + sums
+        if self.batch_size is None:
+            return losses.mean()
+        # Lightning divides by the micro-batches and averages over ranks: undo both, so that the
+        # gradient is that of the mean over the whole step also when the cuts are uneven.
+        cuts = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return losses.sum() * (cuts / self.batch_size)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log what belongs to the whole optimizer step, when it is due."""
+        if not step_is_complete(self.trainer, batch_idx):
+            return
+        sums, self._sums = self._sums, None
+        if sums is None or not log_is_due(self.trainer):
+            return
+        total = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        loss, correct, seen = total.tolist()
+        if not np.isfinite(loss):
+            raise InputError(
+                f"the loss is {loss} at step {self.global_step}: the training has diverged. Lower "
+                f"optim.lr (now {self.optim.lr:g}), lengthen optim.warmup_steps, or keep "
+                f"optim.clip_norm on; with precision 16-mixed try bf16-mixed or 32"
+            )
+        values = {
+            "train/loss": loss / seen,
+            "train/accuracy": correct / seen,
+            "train/lr": self._rate(self.global_step - 1),  # the update has been counted already
+            "train/grad_norm": float(self._grad_norm),
+        }
+        self.log_dict(values, on_step=True, on_epoch=False)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the global norm, as the original does before the momentum, and keep the norm."""
+        limit = self.optim.clip_norm
+        self._grad_norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), float("inf") if limit is None else limit
+        )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Optimizer and per-step schedule of the recipe."""
+        # Lightning refuses fused updates where it has to unscale gradients before clipping.
+        fused = self.trainer.precision != "16-mixed"
+        optimizer = build_optimizer(self.model, self.optim, fused=fused)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self._rate(step) / self.optim.lr
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        warmup = self.optim.warmup_steps
+        return learning_rate(
+            step,
+            base=self.optim.lr,
+            total_steps=self.total_steps,
+            warmup_steps=default_warmup(self.total_steps) if warmup is None else warmup,
+            decay=self.optim.decay,
+        )
+
+    # Evaluation
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the validation's sums."""
+        images, labels = batch
+        logits = self(images).float()
+        self.val_loss.update(F.cross_entropy(logits, labels), weight=len(labels))
+        accuracy = (logits.argmax(dim=1) == labels).float().mean()
+        self.val_accuracy.update(accuracy, weight=len(labels))
+        self.log("val/loss", self.val_loss, batch_size=len(labels))
+        self.log("val/accuracy", self.val_accuracy, batch_size=len(labels))
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes) in float32 and the labels (B,), on the CPU."""
+        images, labels = batch
+        return self(images).float().cpu(), labels.cpu()
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what makes the checkpoint a model of its own: shape, classes, preprocessing."""
+        checkpoint["vit_lightning"] = {
+            "config": self.model.config.to_dict(),
+            "classes": None if self.classes is None else list(self.classes),
+            "preprocessing": self.preprocessing,
+            "run": self.run,
+        }

@@ -1,0 +1,135 @@
+"""Lightning's Trainer from the experiment's settings, and predictions gathered over ranks."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.loggers import Logger
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vit_lightning.errors import InputError
+from vit_lightning.experiment import TrainerSettings
+from vit_lightning.training.progress import StepProgress
+
+# What Lightning and torch say that is of no use to the person who runs this, each with the reason.
+_NOISE = (
+    # This package decides on the number of workers, and counts what waiting for them costs.
+    r"The '\w+' does not have many workers",
+    # Lightning 2.6 under torch 2.13, in its own pytree helper.
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # The number of log lines is a matter of taste.
+    r"The number of training batches \(\d+\) is smaller than the logging interval",
+    # A resumed run goes on in its own folder, which holds its checkpoints.
+    r"Checkpoint directory .* exists and is not empty",
+    # The rows of metrics.csv that a resumed run keeps are written again.
+    r"Experiment logs directory .* exists and is not empty",
+)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's hints and harmless warnings from the terminal."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message in _NOISE:
+            warnings.filterwarnings("ignore", message=message)
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def choose_precision(settings: TrainerSettings) -> str:
+    """The precision to train in: "auto" is bf16-mixed on a GPU that has it, and 32 elsewhere.
+
+    Raises:
+        InputError: 16-mixed without a GPU; torch would silently compute something else.
+    """
+    on_gpu = settings.accelerator in {"auto", "cuda"} and torch.cuda.is_available()
+    if settings.precision == "16-mixed" and not on_gpu:
+        raise InputError(
+            "trainer.precision: 16-mixed needs a CUDA GPU, and there is none here; take 32, or "
+            "bf16-mixed where the CPU is fast in it"
+        )
+    if settings.precision != "auto":
+        return settings.precision
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(False) else "32"
+
+
+def build_trainer(
+    settings: TrainerSettings,
+    *,
+    precision: str,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> L.Trainer:
+    """A Trainer whose one epoch is the whole run; the loaders shard themselves.
+
+    Raises:
+        InputError: the devices or the strategy cannot be had.
+    """
+    try:
+        return L.Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            strategy=settings.strategy,
+            precision=cast(Any, precision),
+            deterministic=settings.deterministic,
+            max_epochs=1,
+            log_every_n_steps=settings.log_every_steps,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_checkpointing=any(isinstance(item, Checkpoint) for item in callbacks),
+            enable_model_summary=False,
+            callbacks=list(callbacks),
+            logger=list(loggers),
+        )
+    except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
+        raise InputError(
+            f"trainer: Lightning cannot use accelerator {settings.accelerator!r}, devices "
+            f"{settings.devices!r}, strategy {settings.strategy!r}: {error}"
+        ) from None
+
+
+def predict_logits(
+    settings: TrainerSettings, task: L.LightningModule, data: L.LightningDataModule
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Logits (N, classes) and labels (N,) of a whole split, in order, over all ranks.
+
+    Args:
+        settings: where to compute; always in float32.
+        task: a module whose ``predict_step`` returns logits and labels.
+        data: whose ``predict_dataloader`` deals the split out to the ranks in turn.
+    """
+    trainer = build_trainer(settings, precision="32", callbacks=[StepProgress()])
+    batches = cast(list[tuple[Tensor, Tensor]], trainer.predict(task, datamodule=data))
+    logits = torch.cat([batch[0] for batch in batches]).numpy()
+    labels = torch.cat([batch[1] for batch in batches]).numpy()
+    if trainer.world_size == 1:
+        return logits, labels
+    shards: list[Any] = [None] * trainer.world_size
+    dist.all_gather_object(shards, (logits, labels))
+    order = np.argsort(  # rank r has pictures r, r + ranks, r + 2 ranks, ...
+        np.concatenate(
+            [
+                rank + trainer.world_size * np.arange(len(part[1]))
+                for rank, part in enumerate(shards)
+            ]
+        )
+    )
+    all_logits, all_labels = (np.concatenate(parts)[order] for parts in zip(*shards, strict=True))
+    return all_logits, all_labels
