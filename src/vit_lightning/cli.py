@@ -111,9 +111,7 @@ def _guarded(command: Callable[[argparse.Namespace], None], options: argparse.Na
     try:
         command(options)
     except InputError as error:
-        # From a loading process the message comes wrapped in that process' traceback.
-        message = str(error).rpartition("vit_lightning.errors.InputError: ")[2].strip()
-        print(message, file=sys.stderr)
+        print(error, file=sys.stderr)
         return _BAD_INPUT
     except KeyboardInterrupt:
         return 130

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import numpy as np
@@ -142,16 +141,6 @@ def test_missing_folder_is_refused(tmp_path: Path) -> None:
         folder(tmp_path / "nowhere", 0.2)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_unreadable_folder_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0)
-    try:
-        with pytest.raises(InputError, match="Permission denied"):
-            folder(tmp_path, 0.2)
-    finally:
-        tmp_path.chmod(0o700)
-
-
 def test_system_errors_become_input_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
@@ -197,6 +186,8 @@ def test_digits_are_scaled_to_white() -> None:
     picture = splits.train.load(0)
     assert (picture.mode, picture.size) == ("RGB", (8, 8))
     # Grey levels 0..16 become 0..255.
-    assert set(np.unique(picture)) <= {round(level * 255 / 16) for level in range(17)}
+    assert set(np.unique(np.asarray(picture)).tolist()) <= {
+        round(level * 255 / 16) for level in range(17)
+    }
     assert np.asarray(picture).max() >= 207
     assert splits.train.path(0) is None

@@ -152,16 +152,24 @@ def test_workers_do_not_change_the_batches(workers: int, context: str | None) ->
         assert torch.equal(labels, other_labels)
 
 
+def refusal(loader: DataLoader[Any]) -> str:
+    # Unlike pytest.raises this keeps no traceback, whose frames would hold the workers.
+    try:
+        list(loader)
+    except InputError as error:
+        return str(error)
+    return "nothing was raised"
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_picture_is_named_through_the_workers(tmp_path: Path, workers: int) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "whole.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     pictures = PictureFiles(tmp_path, ["whole.png", "broken.png"], np.array([0, 1]))
     dataset = EvalDataset(pictures, Preprocessing("paper", 8))
-    with pytest.raises(InputError) as caught:
-        list(DataLoader(dataset, batch_size=1, num_workers=workers))
-    assert str(caught.value).startswith(f"{tmp_path / 'broken.png'}: cannot be read as a picture")
-    assert "Traceback" not in str(caught.value)
+    message = refusal(DataLoader(dataset, batch_size=1, num_workers=workers))
+    assert message.startswith(f"{tmp_path / 'broken.png'}: cannot be read as a picture")
+    assert "Traceback" not in message
 
 
 def test_eval_dataset_takes_pictures_in_order() -> None:

@@ -66,28 +66,35 @@ def _at_resolution(
     fields: dict[str, Any], num_patches: int, image_size: int | Size | None
 ) -> ViTConfig:
     """The configuration at the file's own image size."""
+    resnet = fields["resnet"]
+    shrink = 2**resnet.num_halvings if resnet else 1
+    height, width = (patch * shrink for patch in fields["patch_size"])
+    one_patch = ViTConfig(**fields, image_size=(height, width))
+    asked = None if image_size is None else _asked(one_patch, as_size(image_size))
     side = math.isqrt(max(num_patches, 0))
-    asked = None
-    if image_size is not None:
-        asked = ViTConfig(**fields, image_size=as_size(image_size))
     if side and side * side == num_patches:
         if asked is not None and asked.grid_size == (side, side):
             return asked
-        resnet = fields["resnet"]
-        shrink = 2**resnet.num_halvings if resnet else 1
-        height, width = (side * patch * shrink for patch in fields["patch_size"])
-        return ViTConfig(**fields, image_size=(height, width))
+        return one_patch.replace(image_size=(side * height, side * width))
     if asked is not None and math.prod(asked.grid_size) == num_patches:
         return asked
     token = "a class token" if fields["class_token"] else "no class token"
     got = ""
     if asked is not None:
-        height, width = asked.grid_size
-        got = f"; {asked.image_size} has {height} x {width} patches"
+        rows, columns = asked.grid_size
+        got = f"; {asked.image_size} has {rows} x {columns} patches"
     raise InputError(
         f"the file has {token} and {num_patches} patch positions, which make no square grid. "
         f"Give image_size=(height, width) of the pictures it is for{got}"
     )
+
+
+def _asked(one_patch: ViTConfig, image_size: Size) -> ViTConfig | None:
+    """The configuration at the size asked for, or None if that is smaller than a patch."""
+    try:
+        return one_patch.replace(image_size=image_size)
+    except InputError:
+        return None
 
 
 def _infer_resnet(shapes: Mapping[str, Shape]) -> ResNetConfig | None:

@@ -175,9 +175,8 @@ def _load(path: str | Path) -> Any:
                 f"{path} asks for {asked[1]} to be called while it is read, as a pickle can; it "
                 f"was not opened and nothing was executed. Only tensors and plain data are read"
             ) from error
-        raise InputError(
-            f"{path} is cut short or damaged ({str(error).splitlines()[0]}); {_GET_AGAIN}"
-        ) from error
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} is cut short or damaged ({reason}); {_GET_AGAIN}") from error
 
 
 def _describe(path: str | Path, values: Mapping[str, Any]) -> Description:

@@ -72,6 +72,7 @@ def fetch(root: Path, manifest: Mapping[str, str]) -> None:
 
     ``root`` appears only when it is complete and verified; the downloaded zip is not kept.
     """
+    root = root.absolute()  # "." has no name
     archive = root.with_name("hymenoptera_data.zip")
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=".hymenoptera-") as folder:

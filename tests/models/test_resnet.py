@@ -1,0 +1,43 @@
+"""The hybrid's stem, where the reference's end-to-end arrays do not reach."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vit_lightning.models.config import ResNetConfig
+from vit_lightning.models.resnet import ResNet, StdConv2d, pad_same
+
+
+@pytest.mark.parametrize("size", [7, 8, 9, 224])
+@pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (3, 2), (3, 1), (1, 2), (1, 1)])
+def test_same_padding_gives_the_ceiling_and_puts_the_odd_pixel_last(
+    size: int, kernel: int, stride: int
+) -> None:
+    padded = pad_same(torch.ones(1, 1, size, size), kernel, stride)
+    windows = F.unfold(padded, kernel, stride=stride).shape[-1]
+    assert windows == (-(-size // stride)) ** 2
+    before, after = (
+        int((padded[0, 0, size // 2] == 0)[part].sum())
+        for part in (slice(None, padded.shape[-1] // 2), slice(padded.shape[-1] // 2, None))
+    )
+    assert after - before in (0, 1)
+
+
+def test_filters_are_standardised() -> None:
+    torch.manual_seed(0)
+    conv = StdConv2d(4, 6, 3)
+    x = torch.rand(2, 4, 8, 8)
+    expected = conv(x)
+    with torch.no_grad():
+        conv.weight.mul_(3).add_(2)  # scale and offset of a filter are taken out again
+    torch.testing.assert_close(conv(x), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("stages", [(), (1,), (2, 1), (1, 1, 1)])
+def test_output_is_what_the_configuration_says(stages: tuple[int, ...]) -> None:
+    config = ResNetConfig(stages, width=32)
+    out = ResNet(config, in_channels=2)(torch.rand(1, 2, 50, 70))
+    height, width = 50, 70
+    for _ in range(config.num_halvings):
+        height, width = -(-height // 2), -(-width // 2)
+    assert out.shape == (1, config.out_channels, height, width)
