@@ -13,8 +13,9 @@ from vit_lightning.data.transforms import Augmentation, Preprocessing, TrainTran
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import Experiment
 from vit_lightning.factory import ModelBundle, create_bundle
-from vit_lightning.models.config import ViTConfig
+from vit_lightning.models.config import ResNetConfig, ViTConfig
 from vit_lightning.models.presets import preset_name
+from vit_lightning.prediction import preprocessing_of
 from vit_lightning.training.optim import default_warmup
 
 
@@ -65,8 +66,11 @@ def model_for(experiment: Experiment, num_classes: int) -> ModelBundle:
     """The model an experiment begins with: a preset or a shape, from weights or from scratch."""
     settings = experiment.model
     changes = settings.changes()
+    if "resnet" in changes:
+        changes["resnet"] = ResNetConfig(**changes["resnet"])
     if settings.name is None:
-        base: str | ViTConfig = ViTConfig.from_dict(changes)
+        size = {} if settings.image_size is None else {"image_size": settings.image_size}
+        base: str | ViTConfig = ViTConfig.from_dict(changes | size)
         changes = {}
     else:
         base = settings.name
@@ -134,7 +138,4 @@ def eval_data(
 
 def preprocessing_for(experiment: Experiment, bundle: ModelBundle) -> Preprocessing:
     """The preprocessing that travels with the weights, else the experiment's."""
-    if bundle.preprocessing is not None:
-        return Preprocessing.from_dict(bundle.preprocessing)
-    config = bundle.model.config
-    return Preprocessing(experiment.data.preprocessing, config.image_size, config.in_channels)
+    return preprocessing_of(bundle, experiment.data.preprocessing)

@@ -139,9 +139,10 @@ def evaluate(
             "experiment": experiment.model_dump(mode="json", by_alias=True),
             "environment": describe_environment(),
         }
-        board = build_loggers(["tensorboard"], folder, run_name=folder.name, step=0)
-        assessment.write(folder, header, board, step=0)
-        for logger in board:
+        boards = [name for name in experiment.loggers if name == "tensorboard"]
+        loggers = build_loggers(boards, folder, run_name=folder.name, step=0)
+        assessment.write(folder, header, loggers, step=0)
+        for logger in loggers:
             logger.finalize("success")
     say(f"\n{summary_text(assessment.metrics, splits.classes)}\n\nreport: {folder}")
     return EvaluateResult(assessment.metrics, split, folder)

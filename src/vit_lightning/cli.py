@@ -17,7 +17,13 @@ _OVERRIDES = "settings to change, such as optim.lr=0.01 trainer.max_steps=200"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``vit``; returns the exit code: 0, or 2 for bad input."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes no further overrides once an option has stood between them.
+    if rest:
+        if "overrides" not in options or any(text.startswith("-") for text in rest):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.overrides += rest
     command: Callable[[argparse.Namespace], None] = options.command
     return _guarded(command, options)
 
@@ -113,6 +119,9 @@ def _guarded(command: Callable[[argparse.Namespace], None], options: argparse.Na
     except InputError as error:
         print(error, file=sys.stderr)
         return _BAD_INPUT
+    except OSError as error:  # no permission, no space: the system's words name file and cause
+        print(f"a file cannot be read or written: {error}", file=sys.stderr)
+        return _BAD_INPUT
     except KeyboardInterrupt:
         return 130
     return 0
@@ -182,7 +191,7 @@ def _info(options: argparse.Namespace) -> None:
 
     if options.model is None:
         print(preset_table())
-    elif Path(options.model).exists():
+    elif Path(options.model).exists() or Path(options.model).suffix:
         print(describe_file(Path(options.model)))
     else:
         print(describe_preset(options.model))

@@ -10,25 +10,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from vit_lightning.errors import InputError
+from vit_lightning.overrides import apply_overrides
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-PositiveInt = Annotated[int, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]  # so that products still fit an index
 ImageSize = PositiveInt | tuple[PositiveInt, PositiveInt]
-
-# Of each pair exactly one may stand in a file; an override of one replaces the file's other.
-_EXCLUSIVE = (
-    ("trainer.max_steps", "trainer.max_epochs"),
-    ("trainer.val_every_steps", "trainer.val_every_epochs"),
-)
 
 
 class Settings(BaseModel):
     """A part of the file: frozen, unknown keys refused, no silent conversion of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ResNetSettings(Settings):
@@ -173,6 +168,7 @@ class TrainerSettings(Settings):
     ] = None
     precision: Annotated[
         Literal["auto", "32", "bf16-mixed", "16-mixed", "bf16-true"],
+        BeforeValidator(lambda value: "32" if value == 32 else value),  # trainer.precision=32
         Field(description="auto: bf16-mixed on a GPU that has it, else 32"),
     ] = "auto"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -235,14 +231,8 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
             as ``file: path.to.field: what is wrong (got ...)``.
     """
     values = read_json(path)
-    given = dict(_parse_override(text) for text in overrides)
-    for first, second in _EXCLUSIVE:
-        for override, other in ((first, second), (second, first)):
-            if override in given and other not in given:
-                _drop(values, other)
-    for dotted, value in given.items():
-        _put(values, dotted, value)
-    return parse_experiment(values, str(path), tuple(given))
+    given = apply_overrides(values, overrides)
+    return parse_experiment(values, str(path), given)
 
 
 def parse_experiment(
@@ -263,7 +253,7 @@ def parse_experiment(
         return Experiment.model_validate_json(json.dumps(values))
     except ValidationError as error:
         lines = [
-            f"{'command line' if dotted in overridden else source}: {dotted}: {text}"
+            f"{_origin(dotted, source, overridden)}: {dotted}: {text}"
             for dotted, text in _describe_all([dict(item) for item in error.errors()]).items()
         ]
         raise InputError("\n".join(lines)) from None
@@ -276,20 +266,22 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: the file is missing, is not UTF-8 JSON, or holds no object.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
+        text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+        values = json.loads(text, object_pairs_hook=_no_duplicates)
     except FileNotFoundError:
         beside = sorted(path.parent.glob("*.json")) if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, [file.name for file in beside], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise InputError(f"{path}: there is no such experiment file{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a text file ({error})") from None
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}: line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}"
         ) from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    # Not UTF-8, a number of thousands of digits, or brackets thousands deep.
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as a JSON text file ({error})") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: an experiment is a JSON object, in braces {{ }}")
     return values
@@ -309,36 +301,13 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
-    dotted, separator, value = text.partition("=")
-    if not separator or not dotted:
-        raise InputError(
-            f"command line: {text!r} is no override; write part.name=value, such as optim.lr=0.01"
-        )
-    try:
-        return dotted, json.loads(value)
-    except json.JSONDecodeError:
-        return dotted, value
-
-
-def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, name = dotted.split(".")
-    for parent in parents:
-        inner = values.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            inner = values[parent] = {}
-        values = inner
-    values[name] = value
-
-
-def _drop(values: dict[str, Any], dotted: str) -> None:
-    *parents, name = dotted.split(".")
-    for parent in parents:
-        inner = values.get(parent)
-        if not isinstance(inner, dict):
-            return
-        values = inner
-    values.pop(name, None)
+def _origin(dotted: str, source: str, overridden: Sequence[str]) -> str:
+    """Whose an error is: the file's, the command line's, or that of both together."""
+    if any(f"{dotted}.".startswith(f"{name}.") for name in overridden):
+        return "command line"
+    if any(name.startswith(f"{dotted}.") for name in overridden):
+        return f"{source} with the command line"
+    return source
 
 
 def _describe_all(details: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -349,7 +318,7 @@ def _describe_all(details: Sequence[dict[str, Any]]) -> dict[str, str]:
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for detail in details:
-        location = [part for part in detail["loc"] if not _is_union_branch(part)]
+        location = _location(detail)
         dotted = ".".join(str(part) for part in location) or "the file"
         found.setdefault(dotted, []).append(detail | {"loc": location})
     return {
@@ -375,6 +344,13 @@ def _describe(alternatives: Sequence[dict[str, Any]]) -> str:
         return text
     got = json.dumps(detail["input"], default=repr)
     return f"{text} (got {got if len(got) <= 60 else got[:57] + '...'})"
+
+
+def _location(detail: dict[str, Any]) -> list[int | str]:
+    """Where an error is; an unknown key is a word of the file, whatever it looks like."""
+    parts = list(detail["loc"])
+    key = [parts.pop()] if detail["type"] == "extra_forbidden" else []
+    return [part for part in parts if not _is_union_branch(part)] + key
 
 
 def _is_union_branch(part: int | str) -> bool:

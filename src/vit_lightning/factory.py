@@ -175,7 +175,7 @@ def save_model(
         preprocessing: how pictures become the model's input; plain JSON types.
 
     Raises:
-        InputError: another suffix, as many class names as the head has outputs, or what a
+        InputError: another suffix, more or fewer class names than classes, or what a
             ``.npz`` cannot say.
     """
     path = Path(path)

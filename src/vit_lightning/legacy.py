@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from vit_lightning.overrides import put
+
 _TYPICAL = {"model_type", "pretrained_dir", "train_batch_size", "img_size", "local_rank"}
 
 # Old flat name → path in today's file.
@@ -55,7 +57,7 @@ def convert_legacy(values: Mapping[str, Any]) -> tuple[str, list[str]]:
     unknown = []
     for key, value in values.items():
         if key in _RENAMED:
-            _put(new, _RENAMED[key], value)
+            put(new, _RENAMED[key], value)
         elif key not in _DROPPED:
             unknown.append(key)
     name = str(new["data"]["name"]).lower().replace("-", "").removesuffix("_data")
@@ -66,10 +68,3 @@ def convert_legacy(values: Mapping[str, Any]) -> tuple[str, list[str]]:
         new["model"]["weights"] = None
     new["trainer"].setdefault("max_epochs", 25)
     return json.dumps(new, indent=2) + "\n", unknown
-
-
-def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, name = dotted.split(".")
-    for parent in parents:
-        values = values[parent]
-    values[name] = value

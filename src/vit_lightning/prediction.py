@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vit_lightning.attention import attention_rollout
 from vit_lightning.data.pictures import EXTENSIONS, open_picture
-from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.data.transforms import Mode, Preprocessing
 from vit_lightning.errors import InputError
 from vit_lightning.evaluation.report import refuse_zero_head
 from vit_lightning.factory import ModelBundle, load_bundle
@@ -138,12 +138,15 @@ def class_names(bundle: ModelBundle) -> tuple[str, ...]:
     return tuple(f"class {index}" for index in range(bundle.model.config.num_classes))
 
 
-def preprocessing_of(bundle: ModelBundle) -> Preprocessing:
-    """The preprocessing that travels with the weights, else the original's."""
+def preprocessing_of(bundle: ModelBundle, mode: Mode = "paper") -> Preprocessing:
+    """The preprocessing that travels with the weights, else that of ``mode``.
+
+    Size and channels are the model's, which need not be those that the weights were saved with.
+    """
     if bundle.preprocessing is not None:
-        return Preprocessing.from_dict(bundle.preprocessing)
+        mode = Preprocessing.from_dict(bundle.preprocessing).mode
     config = bundle.model.config
-    return Preprocessing("paper", config.image_size, config.in_channels)
+    return Preprocessing(mode, config.image_size, config.in_channels)
 
 
 def _batches(

@@ -38,6 +38,7 @@ from vit_lightning.run_folder import (
     checkpoint_step,
     describe_environment,
     find_run,
+    make_folder,
     new_run_folder,
     refuse_other_experiment,
     write_json,
@@ -143,6 +144,7 @@ def _prepare(experiment: Experiment, resume: str | None) -> _Run:
     preprocessing = preprocessing_for(experiment, bundle)
     data = train_data(experiment, splits, preprocessing, plan.total_steps)
     _say_what(experiment, plan, precision, bundle, splits.notes)
+    make_folder(Path(experiment.checkpoint_dir), "checkpoint_dir")  # not after hours of training
     folder = old or (new_run_folder(parent) if is_main_process() else parent)
     step = checkpoint_step(start) if start else 0
     say(f"run        {folder}{f', from step {step}' if step else ''}\n")
@@ -280,7 +282,8 @@ def _conclude(run: _Run, path: Path | None) -> TrainResult:
 
 def _assess_weights(run: _Run, checkpoint: Path) -> dict[str, Assessment]:
     """A checkpoint's weights on val, and on test where there is one; the task keeps them."""
-    run.task.model.load_state_dict(load_bundle(checkpoint).model.state_dict())
+    # Measured in float32, also after a training in bf16-true.
+    run.task.model.float().load_state_dict(load_bundle(checkpoint).model.state_dict())
     splits = run.data.splits
     assessments = {}
     for split in ("val", "test") if splits.test is not None else ("val",):
@@ -309,7 +312,8 @@ def _write_results(
         classes=bundle.classes,
         preprocessing=bundle.preprocessing,
     )
-    loggers = build_loggers(["tensorboard"], run.folder, run_name="", step=0)
+    boards = [name for name in run.experiment.loggers if name == "tensorboard"]
+    loggers = build_loggers(boards, run.folder, run_name="", step=0)
     for split, assessment in best.items():
         header = {"checkpoint": str(run.best_path), "split": split, "step": best_step}
         folder = run.folder / f"eval-{split}"

@@ -48,19 +48,30 @@ _FREE_ON_RESUME = {
 def new_run_folder(parent: Path, suffix: str = "") -> Path:
     """Make ``parent/<timestamp><suffix>``, a folder that was not there before."""
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    make_folder(parent, "runs_dir")
     for number in range(1000):
         folder = parent / f"{stamp}{f'.{number}' if number else ''}{suffix}"
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
         except FileExistsError:
             continue
-        except OSError as error:
-            raise InputError(
-                f"{folder}: cannot be made ({error.strerror}); free the place, or choose another "
-                f"with runs_dir"
-            ) from None
         return folder
     raise InputError(f"{parent}: a thousand runs have started this very second")
+
+
+def make_folder(folder: Path, setting: str) -> None:
+    """Make a folder that may be there already.
+
+    Raises:
+        InputError: it cannot be made; ``setting`` is what to change.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be made ({error.strerror}); free the place, or choose another with "
+            f"{setting}"
+        ) from None
 
 
 def find_run(parent: Path, resume: str) -> Path | None:

@@ -68,6 +68,22 @@ def test_anything_else_is_refused_by_what_it_is(tmp_path: Path, data: bytes, mes
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ViT-B_16.npz", r"(?s)storage\.googleapis\.com.*model\.weights=null"),
+        (
+            "your_model.ckpt",
+            r"checkpoint/<experiment name>\.ckpt and in its own folder under runs/",
+        ),
+    ],
+)
+def test_a_missing_file_says_where_to_find_one(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        file_format(tmp_path / name)
+    assert str(tmp_path / name) in str(error.value)
+
+
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a folder"):
         file_format(tmp_path)

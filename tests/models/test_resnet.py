@@ -35,6 +35,7 @@ def test_filters_are_standardised() -> None:
 
 @pytest.mark.parametrize("stages", [(), (1,), (2, 1), (1, 1, 1)])
 def test_output_is_what_the_configuration_says(stages: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
     config = ResNetConfig(stages, width=32)
     out = ResNet(config, in_channels=2)(torch.rand(1, 2, 50, 70))
     height, width = 50, 70

@@ -67,20 +67,11 @@ class LoadReport:
         return "\n".join([*table, self._summary()])
 
     def _lines(self) -> list[tuple[str, str, str]]:
-        """(name, action, detail), the blocks of a kind and action gathered in one."""
+        """(name, action, detail), rows of a group and action gathered in one."""
         groups: dict[tuple[str, str], list[LoadRow]] = {}
         for row in self.rows:
             groups.setdefault((_group(row.name), row.action), []).append(row)
-        lines = []
-        for (group, action), rows in groups.items():
-            if group.endswith("*"):
-                detail = f"{len(rows)} tensors, {sum(row.parameters for row in rows):,} parameters"
-                blocks = {match[2] for row in rows if (match := _BLOCK.match(row.name))}
-                group = f"{len(blocks)} × {group}" if blocks else group
-                lines.append((group, action, detail if blocks else rows[0].detail))
-            else:
-                lines += [(row.name, action, row.detail) for row in rows]
-        return lines
+        return [_line(group, action, rows) for (group, action), rows in groups.items()]
 
     def _summary(self) -> str:
         counts = {action: sum(row.action == action for row in self.rows) for action in _ORDER}
@@ -224,6 +215,18 @@ def _row(name: str, action: Action, tensor: Tensor) -> LoadRow:
 
 def _dropped(name: str, tensor: Tensor) -> LoadRow:
     return LoadRow(name, "dropped", f"{tuple(tensor.shape)}", 0)
+
+
+def _line(group: str, action: str, rows: list[LoadRow]) -> tuple[str, str, str]:
+    """One line of the table for the rows of a group."""
+    blocks = {match[2] for row in rows if (match := _BLOCK.match(row.name))}
+    if blocks:
+        parameters = sum(row.parameters for row in rows)
+        detail = f"{len(rows)} tensors, {parameters:,} parameters"
+        return f"{len(blocks)} × {group}", action, detail
+    if group.endswith("*"):
+        return group, action, f"{len(rows)} arrays, {rows[0].detail}"
+    return group, action, rows[0].detail
 
 
 def _group(name: str) -> str:

@@ -14,6 +14,11 @@ _GET_AGAIN = "copy or download it again and compare its size with the source's"
 
 def missing_weights_message(path: str | Path) -> str:
     """What to tell someone whose weights file is not there."""
+    if Path(path).suffix in (".ckpt", ".safetensors"):  # made here, not downloaded
+        return (
+            f"{path}: there is no such weights file. A training run puts its best weights at "
+            f"checkpoint/<experiment name>.ckpt and in its own folder under runs/"
+        )
     return (
         f"{path}: there is no such weights file.\n"
         "Google's bucket (https://storage.googleapis.com/vit_models/...) has answered 403 "

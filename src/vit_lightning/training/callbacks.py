@@ -50,12 +50,17 @@ class LastCheckpoint(Checkpoint):
         step = trainer.global_step
         due = step % self.every_steps == 0 and step % self.val_every_steps != 0
         if due and step_is_complete(trainer, batch_idx):
-            trainer.save_checkpoint(self.path)
+            self._write(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write after a validation inside the training."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            trainer.save_checkpoint(self.path)
+            self._write(trainer)
+
+    def _write(self, trainer: L.Trainer) -> None:
+        for logger in trainer.loggers:
+            logger.save()  # a killed run shall not have lost what it logged before its checkpoint
+        trainer.save_checkpoint(self.path)
 
 
 class Throughput(Callback):
@@ -156,7 +161,8 @@ class PictureLog(Callback):
         if trainer.state.fn != "fit" or not self._is_wanted(trainer):
             return
         assert isinstance(pl_module, VisionTask)
-        model, step = pl_module.model, trainer.global_step
+        # Lightning counts scalars from 0: of a validation, a resumed run keeps both or neither.
+        model, step = pl_module.model, trainer.global_step - 1
         attention = attention_of(model, self.images, self.labels, self.classes)
         add_figure(trainer.loggers, "val/attention", attention, step)
         config, positions = model.config, model.pos_embed.detach().cpu()

@@ -68,6 +68,7 @@ def _csv_logger(folder: Path, step: int) -> CSVLogger:
     for row in rows:
         values: dict[str, Any] = {key: float(text) for key, text in row.items() if text}
         logger.log_metrics(values, step=int(values.pop("step")))
+    logger.save()
     return logger
 
 
