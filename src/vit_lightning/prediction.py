@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vit_lightning.attention import attention_rollout
+from vit_lightning.attention_view import draw_attention
 from vit_lightning.data.pictures import EXTENSIONS, open_picture
 from vit_lightning.data.transforms import Mode, Preprocessing
 from vit_lightning.errors import InputError
 from vit_lightning.evaluation.report import refuse_zero_head
 from vit_lightning.factory import ModelBundle, load_bundle
-from vit_lightning.figures import as_pictures, attention_figure, save_figure
+from vit_lightning.figures import save_figure
 from vit_lightning.files import atomic_write
 
 _BATCH = 16
@@ -80,12 +80,9 @@ def attend(model: ModelBundle | str | Path, paths: Sequence[str | Path], target:
         InputError: the model or a picture cannot be used, or there is no picture.
     """
     bundle = model if isinstance(model, ModelBundle) else load_bundle(model)
-    pictures, maps, captions = [], [], []
-    for batch, images in _batches(find_pictures(paths), preprocessing_of(bundle)):
-        maps += [rollout.numpy() for rollout in attention_rollout(bundle.model, images)]
-        pictures += list(as_pictures(images))
-        captions += [path.name for path in batch]
-    save_figure(attention_figure(pictures, maps, captions), target)
+    files = find_pictures(paths)
+    captioned = ((open_picture(path), path.name) for path in files)
+    save_figure(draw_attention(bundle.model, preprocessing_of(bundle), captioned), target)
 
 
 def write_predictions(predictions: Sequence[Prediction], target: Path) -> None:

@@ -3,12 +3,12 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from torch import Tensor
-from torch.utils.data import default_collate
+from matplotlib.figure import Figure
 
 from vit_lightning.assemble import (
     Plan,
@@ -20,14 +20,15 @@ from vit_lightning.assemble import (
     train_data,
 )
 from vit_lightning.assess import Assessment, assess
+from vit_lightning.attention_view import draw_attention
 from vit_lightning.console import evaluate_command, is_main_process, say, tool
 from vit_lightning.data.datamodule import TrainData
-from vit_lightning.data.stream import EvalDataset
 from vit_lightning.evaluation.metrics import Metrics
 from vit_lightning.experiment import Experiment, load_experiment
 from vit_lightning.factory import ModelBundle, load_bundle, save_model
 from vit_lightning.figures import save_figure
 from vit_lightning.files import atomic_write, write_text
+from vit_lightning.models.vit import VisionTransformer
 from vit_lightning.run_folder import (
     ATTENTION_FILE,
     BEST_CHECKPOINT,
@@ -47,7 +48,6 @@ from vit_lightning.training.callbacks import (
     LastCheckpoint,
     PictureLog,
     Throughput,
-    attention_of,
 )
 from vit_lightning.training.loggers import build_loggers
 from vit_lightning.training.progress import StepProgress
@@ -211,7 +211,7 @@ def _fit(run: _Run) -> _Run:
     callbacks: list[Callback] = [
         throughput,
         StepProgress(throughput),
-        PictureLog(run.data.splits.classes, *_shown_pictures(run.data)),
+        PictureLog(run.data.splits.classes, partial(_draw_attention, run.data)),
         run.best,
         LastCheckpoint(run.last, settings.checkpoint_every_steps, run.plan.val_every_steps),
     ]
@@ -244,13 +244,13 @@ def _say_how_to_go_on(run: _Run) -> None:
         say("\nstopped before the first checkpoint: there is nothing to go on from")
 
 
-def _shown_pictures(data: TrainData) -> tuple[Tensor, Tensor]:
-    """A few validation pictures, evenly chosen, as the model takes them, and their labels."""
-    dataset = EvalDataset(data.splits.val, data.preprocessing)
-    count = min(_SHOWN_PICTURES, len(dataset))
-    indices = [int((i + 0.5) * len(dataset) / count) for i in range(count)]
-    images, labels = default_collate([dataset[index] for index in indices])
-    return images, labels
+def _draw_attention(data: TrainData, model: VisionTransformer) -> Figure:
+    """The attention over a few validation pictures, always the same ones, evenly chosen."""
+    pictures, classes = data.splits.val, data.splits.classes
+    count = min(_SHOWN_PICTURES, len(pictures))
+    indices = [int((i + 0.5) * len(pictures) / count) for i in range(count)]
+    captioned = [(pictures.load(i), classes[pictures.labels[i]]) for i in indices]
+    return draw_attention(model, data.preprocessing, captioned)
 
 
 def _conclude(run: _Run, path: Path | None) -> TrainResult:
@@ -320,8 +320,7 @@ def _write_results(
         assessment.write(folder, header, loggers, best_step)
     for logger in loggers:
         logger.finalize("success")
-    figure = attention_of(bundle.model, *_shown_pictures(run.data), run.data.splits.classes)
-    save_figure(figure, run.folder / ATTENTION_FILE)
+    save_figure(_draw_attention(run.data, bundle.model), run.folder / ATTENTION_FILE)
     result: dict[str, Any] = {
         "chosen_on": "val",
         "best": {"step": best_step, **_headlines(best)},

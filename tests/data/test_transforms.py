@@ -277,3 +277,19 @@ def test_rotation_keeps_angles_on_oblong_pictures() -> None:
     view = transform(size=(40, 80), crop="none", flip=False, degrees=90)
     turned = view(Image.fromarray(pixels), Extremes())[0]
     assert (turned > 0).sum(dim=1).unique().tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("paper", (100, 200, 3)), ("modern", (200, 200, 3))]
+)
+def test_shown_is_the_part_the_model_sees_in_its_own_proportions(
+    mode: str, expected: tuple[int, int, int]
+) -> None:
+    pixels = np.zeros((40, 80, 3), np.uint8)
+    pixels[:, 20:60] = 255  # the central square
+    picture = Image.fromarray(pixels)
+    shown = Preprocessing(mode, (32, 32), in_channels=1).shown(picture, side=200)
+    assert shown.shape == expected
+    assert shown.dtype == np.uint8
+    share = (shown > 127).mean()
+    assert share == (pytest.approx(0.5, abs=0.01) if mode == "paper" else 1.0)

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -64,6 +65,20 @@ class Preprocessing:
             pixels = _pixels(self._colours(picture.crop(region)))
             pixels = F.interpolate(pixels, (height, width), mode="bilinear", align_corners=False)
         return (pixels[0] - 127.5) / 127.5
+
+    def shown(self, picture: Image.Image, side: int = 384) -> NDArray[np.uint8]:
+        """The part of a picture that the model sees, for people: (height, width, 3) pixels.
+
+        In the picture's own proportions, its longer side ``side`` pixels; grey for a model of one
+        channel. A map over the model's patches covers exactly this part.
+        """
+        if self.mode == "modern":
+            left, top, right, bottom = _central_region(picture, self.image_size)
+            picture = picture.crop((round(left), round(top), round(right), round(bottom)))
+        scale = side / max(picture.size)
+        width, height = (max(round(length * scale), 1) for length in picture.size)
+        picture = self._colours(picture).resize((width, height), Image.Resampling.BICUBIC)
+        return np.asarray(picture.convert("RGB"))
 
     def _colours(self, picture: Image.Image) -> Image.Image:
         mode = "L" if self.in_channels == 1 else "RGB"

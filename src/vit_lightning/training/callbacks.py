@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from vit_lightning import figures
-from vit_lightning.attention import attention_rollout
 from vit_lightning.models.vit import VisionTransformer
 from vit_lightning.training.loggers import add_figure
 from vit_lightning.training.task import VisionTask, log_is_due, step_is_complete
@@ -138,14 +137,14 @@ class PictureLog(Callback):
 
     Args:
         classes: class names.
-        images: fixed validation pictures (B, C, height, width) in [-1, 1].
-        labels: their classes (B,).
+        draw_attention: draws a model's attention over a few fixed validation pictures.
     """
 
-    def __init__(self, classes: tuple[str, ...], images: Tensor, labels: Tensor) -> None:
+    def __init__(
+        self, classes: tuple[str, ...], draw_attention: Callable[[VisionTransformer], Figure]
+    ) -> None:
         self.classes = classes
-        self.images = images
-        self.labels = labels
+        self.draw_attention = draw_attention
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -163,8 +162,7 @@ class PictureLog(Callback):
         assert isinstance(pl_module, VisionTask)
         # Lightning counts scalars from 0: of a validation, a resumed run keeps both or neither.
         model, step = pl_module.model, trainer.global_step - 1
-        attention = attention_of(model, self.images, self.labels, self.classes)
-        add_figure(trainer.loggers, "val/attention", attention, step)
+        add_figure(trainer.loggers, "val/attention", self.draw_attention(model), step)
         config, positions = model.config, model.pos_embed.detach().cpu()
         similarity = figures.pos_embed_figure(positions, config.grid_size, config.num_prefix_tokens)
         add_figure(trainer.loggers, "model/position_embedding", similarity, step)
@@ -173,20 +171,3 @@ class PictureLog(Callback):
     def _is_wanted(trainer: L.Trainer) -> bool:
         has_board = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
         return trainer.is_global_zero and has_board
-
-
-def attention_of(
-    model: VisionTransformer, images: Tensor, labels: Tensor, classes: tuple[str, ...]
-) -> Figure:
-    """Pictures beside what the model attends to in them (rollout over all layers).
-
-    Args:
-        model: on any device.
-        images: (B, C, height, width) in [-1, 1].
-        labels: (B,).
-        classes: names.
-    """
-    rollout = attention_rollout(model, images.to(model.pos_embed.device)).cpu()
-    names = [classes[label] for label in labels.tolist()]
-    maps = [rows.numpy() for rows in rollout]
-    return figures.attention_figure(list(figures.as_pictures(images)), maps, names)
