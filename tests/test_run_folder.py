@@ -113,7 +113,6 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     assert first == f"{tmp_path}: this run was started with other settings:"
     assert [line.split(":")[0].strip() for line in differences] == [
         "model.image_size",
-        "model.resnet",
         "model.resnet.stage_depths",
         "model.resnet.width",
         "optim.betas",

@@ -15,7 +15,6 @@ from vit_lightning.experiment import Experiment
 from vit_lightning.factory import ModelBundle, create_bundle
 from vit_lightning.models.config import ResNetConfig, ViTConfig
 from vit_lightning.models.presets import preset_name
-from vit_lightning.prediction import preprocessing_of
 from vit_lightning.training.optim import default_warmup
 
 
@@ -136,6 +135,6 @@ def eval_data(
     return EvalData(pictures, preprocessing, batch_size=data.eval_batch_size, workers=data.workers)
 
 
-def preprocessing_for(experiment: Experiment, bundle: ModelBundle) -> Preprocessing:
-    """The preprocessing that travels with the weights, else the experiment's."""
-    return preprocessing_of(bundle, experiment.data.preprocessing)
+def preprocessing_for(experiment: Experiment, config: ViTConfig) -> Preprocessing:
+    """What an experiment does to a picture before it enters a model of this configuration."""
+    return Preprocessing(experiment.data.preprocessing, config.image_size, config.in_channels)

@@ -13,6 +13,7 @@ from vit_lightning.assemble import eval_data, open_splits, preprocessing_for
 from vit_lightning.console import is_main_process, say
 from vit_lightning.data.datamodule import EvalData
 from vit_lightning.data.pictures import Splits
+from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.errors import InputError
 from vit_lightning.evaluation.metrics import Metrics, compute_metrics
 from vit_lightning.evaluation.report import refuse_zero_head, summary_text, write_report
@@ -121,7 +122,10 @@ def evaluate(
     splits = open_splits(experiment)
     _refuse_other_classes(bundle, splits, checkpoint)
     split = split or ("test" if splits.test is not None else "val")
-    preprocessing = preprocessing_for(experiment, bundle)
+    if bundle.preprocessing is not None:
+        preprocessing = Preprocessing.from_dict(bundle.preprocessing)
+    else:
+        preprocessing = preprocessing_for(experiment, bundle.model.config)
     data = eval_data(experiment, splits, preprocessing, split)
     say(f"evaluating {checkpoint} on {split}: {len(data.pictures)} pictures, in float32")
     task = VisionTask(bundle.model, total_steps=1)

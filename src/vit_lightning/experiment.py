@@ -53,7 +53,9 @@ class ModelSettings(Settings):
     image_size: Annotated[
         ImageSize | None, Field(description="pixels, one side or [height, width]")
     ] = None
-    in_channels: Literal[1, 3] = 3
+    in_channels: Annotated[
+        Literal[1, 3] | None, Field(description="1 is grey; null: the weights', else 3")
+    ] = None
     patch_size: ImageSize | None = None
     embed_dim: PositiveInt | None = None
     depth: PositiveInt | None = None

@@ -49,7 +49,7 @@ from vit_lightning.training.callbacks import (
     PictureLog,
     Throughput,
 )
-from vit_lightning.training.loggers import build_loggers
+from vit_lightning.training.loggers import build_loggers, require_loggers
 from vit_lightning.training.progress import StepProgress
 from vit_lightning.training.task import VisionTask
 from vit_lightning.training.trainer import build_trainer, choose_precision, quiet_lightning
@@ -141,8 +141,12 @@ def _prepare(experiment: Experiment, resume: str | None) -> _Run:
     plan = plan_steps(experiment, len(splits.train))
     start = old / LAST_CHECKPOINT if old else None
     bundle = load_bundle(start) if start else model_for(experiment, len(splits.classes))
-    preprocessing = preprocessing_for(experiment, bundle)
+    preprocessing = preprocessing_for(experiment, bundle.model.config)
     data = train_data(experiment, splits, preprocessing, plan.total_steps)
+    require_loggers(experiment.loggers)
+    # A Trainer to ask: what the devices do not allow is said before a folder is made.
+    num_ranks = build_trainer(experiment.trainer, precision=precision).world_size
+    data.check_ranks(num_ranks)
     _say_what(experiment, plan, precision, bundle, splits.notes)
     make_folder(Path(experiment.checkpoint_dir), "checkpoint_dir")  # not after hours of training
     folder = old or (new_run_folder(parent) if is_main_process() else parent)
@@ -192,6 +196,12 @@ def _say_what(
         f"model      {experiment.model.name or 'by its shape'}, {count:,} parameters, "
         f"{height} x {width} px, from {bundle.source}"
     )
+    mode = (bundle.preprocessing or {}).get("mode", experiment.data.preprocessing)
+    if mode != experiment.data.preprocessing:
+        say(
+            f"           the weights know pictures preprocessed as {mode}, this run does as "
+            f"{experiment.data.preprocessing} (data.preprocessing)"
+        )
     if any(config.dropped_pixels):
         rows, columns = config.dropped_pixels
         say(

@@ -149,6 +149,15 @@ class TrainData(EvalData):
             micro_batch=self.micro_batch,
         )
 
+    def check_ranks(self, world_size: int) -> None:
+        """Check that every rank gets its share.
+
+        Raises:
+            InputError: a step or the validation has fewer pictures than there are ranks.
+        """
+        self.stream(0, world_size)
+        ShardSampler(len(self.pictures), 0, world_size)
+
     def train_dataloader(self) -> StreamLoader:
         """The stream of this rank; a resumed run starts where its checkpoint says."""
         dataset = TrainDataset(self.splits.train, self.transform, self.seed)

@@ -58,7 +58,7 @@ class LastCheckpoint(Checkpoint):
 
     def _write(self, trainer: L.Trainer) -> None:
         for logger in trainer.loggers:
-            logger.save()  # a killed run shall not have lost what it logged before its checkpoint
+            logger.save()  # TensorBoard's holds events back, a killed run would lose them
         trainer.save_checkpoint(self.path)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,22 @@ from vit_lightning.figures import figure_array
 
 METRICS_FILE = "metrics.csv"
 
+_EXTRAS = ("wandb", "mlflow")  # loggers, extras of this package and packages of those names
+
+
+def require_loggers(names: Sequence[str]) -> None:
+    """Check that the loggers can be had, before anything is made for them.
+
+    Raises:
+        InputError: a logger's package is not installed.
+    """
+    missing = [name for name in names if name in _EXTRAS and find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"loggers: {' and '.join(missing)} must be installed; "
+            f"use: pip install 'vit-lightning[{','.join(missing)}]'"
+        )
+
 
 def build_loggers(names: Sequence[str], folder: Path, *, run_name: str, step: int) -> list[Logger]:
     """The loggers of a run.
@@ -29,20 +46,8 @@ def build_loggers(names: Sequence[str], folder: Path, *, run_name: str, step: in
         run_name: what to call the run where others are listed too.
         step: the optimizer step the run starts with; what an interrupted run logged from there on
             gives way to what is computed again.
-
-    Raises:
-        InputError: a logger's package is not installed.
     """
-    loggers: list[Logger] = []
-    for name in names:
-        try:
-            loggers.append(_build(name, folder, run_name, step))
-        except ImportError:  # ModuleNotFoundError is one
-            raise InputError(
-                f'loggers: "{name}" needs a package of its own; '
-                f"install it with: pip install vit-lightning[{name}]"
-            ) from None
-    return loggers
+    return [_build(name, folder, run_name, step) for name in names]
 
 
 def _build(name: str, folder: Path, run_name: str, step: int) -> Logger:
@@ -64,11 +69,11 @@ def _csv_logger(folder: Path, step: int) -> CSVLogger:
     if step and path.exists():
         with path.open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
-    logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=20)
+    # Each row to the disk at once: a killed run shall have the rows before its checkpoint.
+    logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
     for row in rows:
         values: dict[str, Any] = {key: float(text) for key, text in row.items() if text}
         logger.log_metrics(values, step=int(values.pop("step")))
-    logger.save()
     return logger
 
 

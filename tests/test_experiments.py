@@ -1,0 +1,97 @@
+"""Every experiment file that ships says what it is, and can be built."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vit_lightning.assemble import plan_steps
+from vit_lightning.data.transforms import Augmentation, Preprocessing
+from vit_lightning.experiment import Experiment, load_experiment
+from vit_lightning.models.config import ViTConfig
+from vit_lightning.models.presets import preset
+from vit_lightning.models.vit import VisionTransformer
+
+FOLDER = Path(__file__).parents[1] / "experiments"
+FILES = sorted(path for path in FOLDER.glob("*.json") if path.name != "schema.json")
+# Training pictures and classes of the data sets whose sizes are known.
+SIZES = {
+    "hymenoptera": (244, 2),
+    "cifar10": (49_000, 10),
+    "cifar100": (49_000, 100),
+    "digits": (1438, 10),
+    "folder": (100, 3),
+}
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def _config(experiment: Experiment) -> ViTConfig:
+    model = experiment.model
+    base = ViTConfig() if model.name is None else preset(model.name)
+    sizes = {"image_size": model.image_size, "in_channels": model.in_channels}
+    given = {name: value for name, value in sizes.items() if value is not None}
+    return base.replace(num_classes=SIZES[experiment.data.name][1], **given, **model.changes())
+
+
+def test_it_is_described(path: Path) -> None:
+    experiment = load_experiment(path)
+    assert experiment.name == path.stem
+    assert experiment.schema_ == "./schema.json"
+    assert len(experiment.description) > 20
+    assert len(experiment.expected) > 20
+
+
+def test_its_model_can_be_built_and_trained(path: Path) -> None:
+    experiment = load_experiment(path)
+    with torch.device("meta"):
+        model = VisionTransformer(_config(experiment))
+        pictures = torch.empty(2, model.config.in_channels, *model.config.image_size)
+        model(pictures).sum().backward()
+    assert model.config.num_tokens > 4
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_its_recipe_fits_its_data(path: Path) -> None:
+    experiment = load_experiment(path)
+    size, _ = SIZES[experiment.data.name]
+    plan = plan_steps(experiment, size)
+    assert plan.warmup_steps < plan.total_steps
+    assert 2 <= plan.total_steps / plan.val_every_steps <= 50, "validations"
+    config, data = _config(experiment), experiment.data
+    Preprocessing(data.preprocessing, config.image_size, config.in_channels)
+    options = data.augmentation.model_dump()
+    options["crop"] = options["crop"] or data.preprocessing
+    Augmentation(**options)
+
+
+def test_it_survives_the_run_folder(path: Path, tmp_path: Path) -> None:
+    experiment = load_experiment(path)
+    (tmp_path / "experiment.json").write_text(experiment.to_json(), encoding="utf-8")
+    assert load_experiment(tmp_path / "experiment.json") == experiment
+
+
+def test_every_data_set_and_model_named_in_the_docs_has_one() -> None:
+    experiments = [load_experiment(path) for path in FILES]
+    assert {experiment.data.name for experiment in experiments} == set(SIZES)
+    hymenoptera = [item for item in experiments if item.data.name == "hymenoptera"]
+    for name in ("ViT-B_16", "ViT-B_32", "R50+ViT-B_16"):
+        weights = {item.model.weights for item in hymenoptera if item.model.name == name}
+        assert weights == {None, f"checkpoint/{name}.npz"}
+
+
+def test_hymenoptera_pretrain_keeps_the_settings_users_know() -> None:
+    values = json.loads((FOLDER / "hymenoptera_pretrain.json").read_text(encoding="utf-8"))
+    assert values["model"] == {
+        "name": "ViT-B_16",
+        "weights": "checkpoint/ViT-B_16.npz",
+        "image_size": 224,
+    }
+    assert values["data"]["root"] == "data/hymenoptera_data"
+    assert values["data"]["batch_size"] == 10
+    assert values["optim"]["lr"] == 0.03
+    assert values["trainer"]["max_epochs"] == 25

@@ -1,0 +1,512 @@
+"""Whole runs, through the doors that users take."""
+
+import csv
+import dataclasses
+import json
+import math
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vit_lightning import run as run_module
+from vit_lightning.assess import Assessment, evaluate
+from vit_lightning.cli import main
+from vit_lightning.errors import InputError
+from vit_lightning.experiment import load_experiment
+from vit_lightning.factory import load_bundle, load_model
+from vit_lightning.run import TrainResult, train
+from vit_lightning.run_folder import checkpoint_step
+from vit_lightning.training.task import VisionTask
+
+REFERENCE = Path(__file__).parent / "reference"
+Write = Callable[..., Path]
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _few_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of the time of a tiny run; what they show is tested elsewhere."""
+    if "finished" not in request.fixturenames:
+        monkeypatch.setattr(Assessment, "write", lambda *_, **__: None)
+        monkeypatch.setattr("vit_lightning.run._draw_attention", lambda *_: None)
+        monkeypatch.setattr("vit_lightning.run.save_figure", lambda *_: None)
+
+
+def _kill_at(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException) -> None:
+    """Stop the next run after ``step`` optimizer steps, in the middle of the following one."""
+    original = VisionTask.on_train_batch_start
+
+    def stop(task: VisionTask, batch: Any, batch_idx: int) -> None:
+        original(task, batch, batch_idx)
+        if task.global_step == step:
+            monkeypatch.setattr(VisionTask, "on_train_batch_start", original)
+            raise error
+
+    monkeypatch.setattr(VisionTask, "on_train_batch_start", stop)
+
+
+def _rows(run: Path, column: str) -> dict[int, float]:
+    """Step → value in metrics.csv; every step at most once."""
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row[column]]
+    values = {int(row["step"]): float(row[column]) for row in rows}
+    assert len(values) == len(rows)
+    return values
+
+
+def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return load_model(checkpoint).state_dict()
+
+
+def _events(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events
+
+
+# What a finished run leaves
+
+
+def test_settings_and_surroundings_are_kept(finished: Any) -> None:
+    run = finished.result.run
+    assert load_experiment(run / "experiment.json") == load_experiment(finished.experiment)
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["precision"] in {"32", "bf16-mixed"}
+    assert environment["versions"]["torch"] == torch.__version__
+
+
+def test_metrics_are_in_the_table(finished: Any) -> None:
+    run = finished.result.run
+    losses = _rows(run, "train/loss")
+    assert list(losses) == [0, 1, 2, 3]
+    assert losses[0] == pytest.approx(math.log(10), abs=1e-5)  # a head of zeros
+    assert list(_rows(run, "val/loss")) == [1, 3]
+    accuracy = _rows(run, "val/accuracy")
+    assert accuracy[3] == pytest.approx(finished.result.final["val"].top1, abs=1e-6)
+    rates = list(_rows(run, "train/lr").values())
+    assert rates[0] == pytest.approx(0.01)
+    assert rates == sorted(rates, reverse=True)
+    assert all(value > 0 for value in _rows(run, "train/grad_norm").values())
+    assert all(value > 0 for value in _rows(run, "train/images_per_second").values())
+    assert all(value > 0.01 for value in _rows(run, "train/peak_memory_gb").values())
+    assert all(0 <= value <= 1 for value in _rows(run, "train/data_wait_share").values())
+    assert all(0 <= value <= 1 for value in _rows(run, "train/accuracy").values())
+
+
+def test_tensorboard_shows_the_run(finished: Any) -> None:
+    events = _events(finished.result.run)
+    scalars = {
+        "train/loss",
+        "train/accuracy",
+        "train/lr",
+        "train/grad_norm",
+        "train/images_per_second",
+        "train/data_wait_share",
+        "train/peak_memory_gb",
+        "val/loss",
+        "val/accuracy",
+    }
+    assert set(events.Tags()["scalars"]) == scalars | {"epoch"}
+    for tag in scalars:
+        steps = [1, 3] if tag.startswith("val/") else [0, 1, 2, 3]
+        assert [event.step for event in events.Scalars(tag)] == steps, tag
+    table = _rows(finished.result.run, "train/loss")
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(
+        list(table.values())
+    )
+
+
+def test_tensorboard_shows_pictures(finished: Any) -> None:
+    events = _events(finished.result.run)
+    steps = {
+        "train/batch": [0],
+        "val/attention": [1, 3],
+        "model/position_embedding": [1, 3],
+        "val/confusion_matrix": [finished.result.best_step],
+        "val/roc_curves": [finished.result.best_step],
+    }
+    assert set(events.Tags()["images"]) == set(steps)
+    for tag, expected in steps.items():
+        images = events.Images(tag)
+        assert [image.step for image in images] == expected, tag
+        assert images[0].encoded_image_string.startswith(b"\x89PNG")
+        assert min(images[0].width, images[0].height) > 100
+
+
+def test_checkpoints_and_model_agree(finished: Any) -> None:
+    result: TrainResult = finished.result
+    assert result.checkpoint == finished.experiment.parent / "checkpoint" / "finished.ckpt"
+    best = result.run / "best.ckpt"
+    assert result.checkpoint.read_bytes() == best.read_bytes()
+    assert checkpoint_step(best) == result.best_step
+    assert checkpoint_step(result.run / "last.ckpt") == result.final_step == 4
+    stored = torch.load(result.checkpoint, weights_only=True)["vit_lightning"]
+    assert stored["run"] == str(result.run)
+    expected = _weights(best)
+    for key, value in _weights(result.run / "model.safetensors").items():
+        assert torch.equal(value, expected[key]), key
+
+
+def test_model_carries_classes_and_preprocessing(finished: Any) -> None:
+    for name in ("model.safetensors", "best.ckpt", "last.ckpt"):
+        bundle = load_bundle(finished.result.run / name)
+        assert bundle.classes == tuple("0123456789")
+        assert bundle.preprocessing is not None
+        assert bundle.preprocessing["mode"] == "paper"
+        assert list(bundle.preprocessing["image_size"]) == [18, 20]
+        assert bundle.preprocessing["in_channels"] == 1
+        assert bundle.model.config.image_size == (18, 20)
+        assert not bundle.model.training
+
+
+def test_result_says_best_and_final(finished: Any) -> None:
+    result: TrainResult = finished.result
+    written = json.loads((result.run / "result.json").read_text())
+    assert written["chosen_on"] == "val"
+    assert written["best"]["step"] == result.best_step
+    assert written["final"]["step"] == 4
+    for name, metrics in (("best", result.best["val"]), ("final", result.final["val"])):
+        assert written[name]["val"] == {
+            "num_images": 359,
+            "top1": metrics.top1,
+            "top1_interval": list(metrics.top1_interval),
+            "loss": metrics.loss,
+        }
+    assert result.best["val"].top1 >= result.final["val"].top1
+    assert set(result.best) == {"val"}
+
+
+def test_report_and_figures_of_the_best_weights(finished: Any) -> None:
+    run = finished.result.run
+    report = json.loads((run / "eval-val" / "metrics.json").read_text())
+    assert report["top1"] == finished.result.best["val"].top1
+    assert report["step"] == finished.result.best_step
+    with (run / "eval-val" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 359
+    right = np.mean([row["correct"] == "true" for row in rows])
+    assert right == pytest.approx(report["top1"])
+    for name in ("attention.png", "eval-val/confusion_matrix.png", "eval-val/roc_curves.png"):
+        assert (run / name).read_bytes().startswith(b"\x89PNG"), name
+
+
+def test_run_says_what_it_does_and_where_everything_is(finished: Any) -> None:
+    result, output = finished.result, finished.output
+    lines = output.splitlines()
+    assert lines[0] == "experiment finished: Digits, looked at from all sides."
+    assert "no patch covers the last 2 rows and 4 columns of a picture: they are dropped" in output
+    assert "4 steps = 0.1 epochs of 44.9 steps; 0 of warm-up; validation every 2" in output
+    assert "precision  32 (evaluation in 32)" in output or torch.cuda.is_available()
+    assert f"  best is step {result.best_step} of 4, chosen on val" in lines
+    assert f"  best       val: {result.best['val'].top1:.2%} of 359 right" in output
+    assert f"everything   {result.run}" in lines
+    assert f"eval {finished.experiment} --ckpt-path {result.checkpoint}" in lines[-2]
+    assert f"--logdir {result.run.parents[1]}" in lines[-1]
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_evaluation_gives_what_the_run_reported(
+    finished: Any, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result: TrainResult = finished.result
+    model = result.checkpoint if suffix == "ckpt" else result.run / "model.safetensors"
+    evaluation = evaluate(finished.experiment, model)
+    assert evaluation.metrics == result.best["val"]
+    assert evaluation.split == "val"
+    assert evaluation.folder.parent == result.run.parent
+    assert evaluation.folder.name.endswith("-eval-val")
+    report = json.loads((evaluation.folder / "metrics.json").read_text())
+    assert report["checkpoint"] == str(model)
+    assert report["preprocessing"]["image_size"] == [18, 20]
+    assert report["experiment"]["name"] == "finished"
+    assert "val/roc_curves" in _events(evaluation.folder).Tags()["images"]
+    assert f"evaluating {model} on val: 359 pictures" in capsys.readouterr().out
+
+
+def test_google_file_and_another_split_are_evaluated(finished: Any) -> None:
+    model = REFERENCE / "vit_token_small.npz"  # made for ten classes, and trained on nothing
+    evaluation = evaluate(finished.experiment, model, "train", ['loggers=["csv"]'])
+    assert (evaluation.split, evaluation.metrics.num_images) == ("train", 1438)
+    assert 0 < evaluation.metrics.top1 < 0.5
+    assert not list(evaluation.folder.glob("events*"))
+
+
+def test_test_split_is_evaluated_and_reported_where_there_is_one(
+    tiny: dict[str, Any], write: Write, tmp_path: Path, pictures: Path
+) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "three" / split).parent.mkdir(exist_ok=True)
+        (tmp_path / "three" / split).symlink_to(pictures / split)
+    (tmp_path / "three" / "test").symlink_to(pictures / "train")
+    path = write(tiny, data={"root": str(tmp_path / "three")})
+    result = train(path)
+    assert result.best["test"].num_images == 10
+    assert result.best["val"].num_images == 6
+    evaluation = evaluate(path, result.checkpoint)
+    assert (evaluation.split, evaluation.metrics) == ("test", result.best["test"])
+
+
+# Lengths
+
+
+def test_epochs_become_steps(
+    tiny: dict[str, Any], write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tiny, trainer=None)
+    result = train(path, ['trainer={"max_epochs": 2, "val_every_epochs": 1}'])
+    assert result.final_step == 5  # 20 pictures in batches of 4
+    printed = capsys.readouterr().out
+    assert "5 steps = 2.0 epochs of 2.5 steps; 0 of warm-up; validation every 3" in printed
+    assert f"vit eval {result.run / 'experiment.json'} --ckpt-path" in printed  # as it was run
+
+
+def test_early_stopping(tiny: dict[str, Any], write: Write) -> None:
+    path = write(tiny, optim={"lr": 1e-12}, trainer={"max_steps": 100, "patience": 2})
+    result = train(path)
+    assert (result.best_step, result.final_step) == (2, 6)
+    assert json.loads((result.run / "result.json").read_text())["final"]["step"] == 6
+
+
+@pytest.mark.parametrize(("last", "best_step"), [(0.9, 3), (0.5, 2), (0.1, 2)])
+def test_the_best_may_be_the_last_step_that_was_not_validated(
+    tiny: dict[str, Any],
+    write: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    last: float,
+    best_step: int,
+) -> None:
+    measured = run_module._assess_weights
+
+    def assess(run: Any, checkpoint: Path) -> dict[str, Assessment]:
+        found = measured(run, checkpoint)["val"]
+        top1 = last if checkpoint.name == "last.ckpt" else 0.5
+        metrics = dataclasses.replace(found.metrics, top1=top1)
+        return {"val": dataclasses.replace(found, metrics=metrics)}
+
+    monkeypatch.setattr(run_module, "_assess_weights", assess)
+    result = train(write(tiny, trainer={"max_steps": 3}))
+    assert (result.best_step, result.final_step) == (best_step, 3)
+    assert checkpoint_step(result.run / "best.ckpt") == best_step
+    assert checkpoint_step(result.checkpoint) == best_step
+    assert result.best["val"].top1 == max(last, 0.5)
+
+
+# Settings that reach the run
+
+
+def test_bfloat16_weights_are_trained_and_measured(tiny: dict[str, Any], write: Write) -> None:
+    result = train(write(tiny, trainer={"precision": "bf16-true"}))
+    stored = torch.load(result.run / "last.ckpt", weights_only=True)["state_dict"]
+    assert stored["model.pos_embed"].dtype == torch.bfloat16
+    losses = list(_rows(result.run, "train/loss").values())
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert losses[-1] < 0.5 * losses[0]
+    assert result.final["val"].loss == pytest.approx(_rows(result.run, "val/loss")[3], rel=0.1)
+
+
+def test_weights_of_another_size_are_fed_pictures_of_the_models(
+    finished: Any, tiny: dict[str, Any], write: Write
+) -> None:
+    weights = finished.result.run / "model.safetensors"  # grey pictures of 18 x 20
+    result = train(write(tiny, model={"weights": str(weights), "image_size": 32, "in_channels": 3}))
+    bundle = load_bundle(result.checkpoint)
+    assert bundle.preprocessing is not None
+    assert list(bundle.preprocessing["image_size"]) == [32, 32]
+    assert bundle.preprocessing["in_channels"] == 3
+    assert bundle.classes == ("cat", "dog")
+
+
+def test_shape_of_a_preset_can_be_changed(tiny: dict[str, Any], write: Write) -> None:
+    tiny["model"] = {
+        "name": "R50+ViT-B_16",
+        "image_size": 32,
+        "embed_dim": 16,
+        "depth": 1,
+        "num_heads": 2,
+        "mlp_dim": 16,
+        "resnet": {"stage_depths": [1], "width": 32},
+    }
+    result = train(write(tiny), ["trainer.max_steps=1"])
+    config = load_model(result.checkpoint).config
+    assert config.resnet is not None
+    assert (config.resnet.stage_depths, config.resnet.width) == ((1,), 32)
+
+
+def test_shape_of_ones_own_may_have_any_patch(tiny: dict[str, Any], write: Write) -> None:
+    model = {"image_size": 256, "patch_size": 256}
+    result = train(write(tiny, model=model, trainer={"max_steps": 1}))
+    assert load_model(result.checkpoint).config.grid_size == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.precision=16-mixed", "trainer.precision: 16-mixed needs a CUDA GPU"),
+        ("trainer.strategy=nonsense", "trainer: Lightning cannot use .* strategy 'nonsense'"),
+        ("optim.warmup_steps=4", "4 steps of warm-up do not fit into a run of 4"),
+        ("model.image_size=4", "an image of 4 x 4 pixels is smaller than one patch of 8 x 8"),
+        ("model.num_heads=3", r"embed_dim \(16\) must be divisible by num_heads \(3\)"),
+        ("data.root=nowhere", "nowhere: no such folder"),
+        ("model.name=ViT-B_166", "unknown model 'ViT-B_166'. Did you mean 'ViT-B_16'"),
+        ("model.weights=no.npz", r"no\.npz: there is no such weights file(.|\n)*quickstart\.json"),
+        ("checkpoint_dir={file}", "cannot be made .* choose another with checkpoint_dir"),
+        ("runs_dir={file}", "cannot be made .* choose another with runs_dir"),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_first_step(
+    tiny: dict[str, Any], write: Write, tmp_path: Path, override: str, message: str
+) -> None:
+    if "16-mixed" in override and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    path = write(tiny)
+    with pytest.raises(InputError, match=message):
+        train(path, [override.format(file=path)])
+    assert not list(tmp_path.glob("**/*.ckpt"))
+
+
+# Going on with a run that was stopped
+
+
+@pytest.fixture
+def longer(tiny: dict[str, Any], write: Write) -> Path:
+    """Six steps of a model that draws, with a checkpoint after each."""
+    return write(
+        tiny,
+        model={"dropout": 0.2, "drop_path": 0.2, "depth": 2},
+        trainer={"max_steps": 6, "checkpoint_every_steps": 1},
+        loggers=["csv", "tensorboard"],
+    )
+
+
+@pytest.fixture
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vit_lightning.training.callbacks.add_figure", lambda *_: None)
+
+
+@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.parametrize("step", [3, 4])  # between two validations, and just after one
+def test_resumed_run_is_the_one_that_was_not_stopped(
+    longer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    straight = train(longer, [f"runs_dir={tmp_path / 'straight'}"])
+    _kill_at(monkeypatch, step, KilledError())
+    with pytest.raises(KilledError):
+        train(longer)
+    (folder,) = (tmp_path / "runs" / "tiny").iterdir()
+    assert checkpoint_step(folder / "last.ckpt") == step
+    assert not (folder / "result.json").exists()
+
+    torch.manual_seed(999)  # nothing may depend on what this process has drawn
+    resumed = train(longer, resume="auto")
+    assert resumed.run == folder
+    for name in ("last.ckpt", "best.ckpt"):
+        expected = _weights(straight.run / name)
+        for key, value in _weights(folder / name).items():
+            assert torch.equal(value, expected[key]), (name, key)
+    assert (resumed.best, resumed.final) == (straight.best, straight.final)
+    assert (resumed.best_step, resumed.final_step) == (straight.best_step, 6)
+    for column in ("train/loss", "train/lr", "val/loss", "val/accuracy"):
+        assert _rows(folder, column) == _rows(straight.run, column)
+    steps = [event.step for event in _events(folder).Scalars("train/loss")]
+    assert steps == [0, 1, 2, 3, 4, 5]
+    assert (folder / f"environment-from-{step}.json").exists()
+    with pytest.raises(InputError, match="this run is finished"):
+        train(longer, resume=str(folder))
+
+
+def test_pictures_of_a_resumed_run_are_all_there(
+    longer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = np.zeros((8, 8, 3), dtype=np.uint8)
+    monkeypatch.setattr("vit_lightning.training.loggers.figure_array", lambda _: small)
+    _kill_at(monkeypatch, 4, KilledError())
+    with pytest.raises(KilledError):
+        train(longer)
+    events = _events(train(longer, resume="auto").run)
+    assert [event.step for event in events.Images("val/attention")] == [1, 3, 5]
+    assert [event.step for event in events.Images("train/batch")] == [0]
+
+
+def test_run_that_was_stopped_before_its_report_is_concluded(
+    longer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr("vit_lightning.run._write_results", stop)
+        with pytest.raises(KilledError):
+            train(longer)
+    (folder,) = (tmp_path / "runs" / "tiny").iterdir()
+    table = (folder / "metrics.csv").read_text()
+    result = train(longer, resume="auto")
+    assert (result.run, result.final_step) == (folder, 6)
+    assert (folder / "result.json").exists()
+    assert list(_rows(folder, "train/loss")) == [0, 1, 2, 3, 4, 5]
+    assert len((folder / "metrics.csv").read_text().splitlines()) == len(table.splitlines())
+
+
+def test_other_settings_are_not_gone_on_with(
+    longer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _kill_at(monkeypatch, 1, KilledError())
+    with pytest.raises(KilledError):
+        train(longer)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=r"optim\.lr: 0\.1 there, 0\.2 here\n"):
+        train(longer, ["optim.lr=0.2", "data.workers=0"], resume="auto")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_auto_starts_anew_where_nothing_is_unfinished(
+    longer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (1, 2):
+        assert main(["train", str(longer), "--resume", "auto", "trainer.max_steps=1"]) == 0
+        assert ", from step" not in capsys.readouterr().out
+        assert len(list((longer.parent / "runs" / "tiny").iterdir())) == number
+
+
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Lightning ignores further interrupts once it has seen one; the next test shall not."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("_no_pictures", "_interruptible")
+@pytest.mark.parametrize("step", [0, 3])
+def test_ctrl_c_says_how_to_go_on(
+    longer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    step: int,
+) -> None:
+    _kill_at(monkeypatch, step, KeyboardInterrupt())
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", str(longer)])
+    assert stopped.value.code == 1
+    (folder,) = (tmp_path / "runs" / "tiny").iterdir()
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    if step:
+        assert last_line == (
+            f"stopped; {folder / 'last.ckpt'} holds step 3. Go on with the same command and "
+            f"--resume {folder}"
+        )
+    else:
+        assert last_line == "stopped before the first checkpoint: there is nothing to go on from"
