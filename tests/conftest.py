@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from vit_lightning.run import TrainResult
+
+# Threads that wait for their next piece of work in a loop, as they do by default, slow everything
+# down tenfold on a machine that has other things to do. Has to be said before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 TINY_MODEL = {
     "name": None,
