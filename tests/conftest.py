@@ -86,6 +86,14 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return write_file
 
 
+@pytest.fixture
+def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of the time of a tiny run; what they show is tested elsewhere."""
+    monkeypatch.setattr("vit_lightning.assess.Assessment.write", lambda *_, **__: None)
+    monkeypatch.setattr("vit_lightning.run._draw_attention", lambda *_: None)
+    monkeypatch.setattr("vit_lightning.run.save_figure", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     from vit_lightning.run import train  # slow to import, and most tests can do without

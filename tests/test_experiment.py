@@ -149,6 +149,7 @@ def test_unknown_key_is_answered_with_the_nearest(
         ("loggers", ["tb"], "loggers.0: input should be 'tensorboard', 'csv', 'wandb' or 'mlflow'"),
         ("trainer", {"max_steps": 10**30}, "trainer.max_steps: input should be less than 2147483"),
         ("name", "../up", "name: string should match pattern"),
+        ("optim", {"name": "für"}, "optim.name: input should be 'sgd' or 'adamw' (got \"für\")"),
     ],
 )
 def test_wrong_value_is_named_with_what_was_expected(part: str, values: Any, line: str) -> None:

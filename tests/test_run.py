@@ -4,73 +4,32 @@ import csv
 import dataclasses
 import json
 import math
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from run_files import read_events, read_rows, read_weights
 from vit_lightning import run as run_module
 from vit_lightning.assess import Assessment, evaluate
-from vit_lightning.cli import main
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import load_experiment
 from vit_lightning.factory import load_bundle, load_model
 from vit_lightning.run import TrainResult, train
 from vit_lightning.run_folder import checkpoint_step
-from vit_lightning.training.task import VisionTask
 
 REFERENCE = Path(__file__).parent / "reference"
 Write = Callable[..., Path]
 
 
-class KilledError(Exception):
-    pass
-
-
 @pytest.fixture(autouse=True)
-def _few_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures take most of the time of a tiny run; what they show is tested elsewhere."""
+def _few_figures(request: pytest.FixtureRequest) -> None:
+    """Only the run that is looked at from all sides draws its figures."""
     if "finished" not in request.fixturenames:
-        monkeypatch.setattr(Assessment, "write", lambda *_, **__: None)
-        monkeypatch.setattr("vit_lightning.run._draw_attention", lambda *_: None)
-        monkeypatch.setattr("vit_lightning.run.save_figure", lambda *_: None)
-
-
-def _kill_at(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException) -> None:
-    """Stop the next run after ``step`` optimizer steps, in the middle of the following one."""
-    original = VisionTask.on_train_batch_start
-
-    def stop(task: VisionTask, batch: Any, batch_idx: int) -> None:
-        original(task, batch, batch_idx)
-        if task.global_step == step:
-            monkeypatch.setattr(VisionTask, "on_train_batch_start", original)
-            raise error
-
-    monkeypatch.setattr(VisionTask, "on_train_batch_start", stop)
-
-
-def _rows(run: Path, column: str) -> dict[int, float]:
-    """Step → value in metrics.csv; every step at most once."""
-    with (run / "metrics.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row[column]]
-    values = {int(row["step"]): float(row[column]) for row in rows}
-    assert len(values) == len(rows)
-    return values
-
-
-def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    return load_model(checkpoint).state_dict()
-
-
-def _events(folder: Path) -> EventAccumulator:
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return events
+        request.getfixturevalue("few_figures")
 
 
 # What a finished run leaves
@@ -86,24 +45,24 @@ def test_settings_and_surroundings_are_kept(finished: Any) -> None:
 
 def test_metrics_are_in_the_table(finished: Any) -> None:
     run = finished.result.run
-    losses = _rows(run, "train/loss")
+    losses = read_rows(run, "train/loss")
     assert list(losses) == [0, 1, 2, 3]
     assert losses[0] == pytest.approx(math.log(10), abs=1e-5)  # a head of zeros
-    assert list(_rows(run, "val/loss")) == [1, 3]
-    accuracy = _rows(run, "val/accuracy")
+    assert list(read_rows(run, "val/loss")) == [1, 3]
+    accuracy = read_rows(run, "val/accuracy")
     assert accuracy[3] == pytest.approx(finished.result.final["val"].top1, abs=1e-6)
-    rates = list(_rows(run, "train/lr").values())
+    rates = list(read_rows(run, "train/lr").values())
     assert rates[0] == pytest.approx(0.01)
     assert rates == sorted(rates, reverse=True)
-    assert all(value > 0 for value in _rows(run, "train/grad_norm").values())
-    assert all(value > 0 for value in _rows(run, "train/images_per_second").values())
-    assert all(value > 0.01 for value in _rows(run, "train/peak_memory_gb").values())
-    assert all(0 <= value <= 1 for value in _rows(run, "train/data_wait_share").values())
-    assert all(0 <= value <= 1 for value in _rows(run, "train/accuracy").values())
+    assert all(value > 0 for value in read_rows(run, "train/grad_norm").values())
+    assert all(value > 0 for value in read_rows(run, "train/images_per_second").values())
+    assert all(value > 0.01 for value in read_rows(run, "train/peak_memory_gb").values())
+    assert all(0 <= value <= 1 for value in read_rows(run, "train/data_wait_share").values())
+    assert all(0 <= value <= 1 for value in read_rows(run, "train/accuracy").values())
 
 
 def test_tensorboard_shows_the_run(finished: Any) -> None:
-    events = _events(finished.result.run)
+    events = read_events(finished.result.run)
     scalars = {
         "train/loss",
         "train/accuracy",
@@ -119,14 +78,14 @@ def test_tensorboard_shows_the_run(finished: Any) -> None:
     for tag in scalars:
         steps = [1, 3] if tag.startswith("val/") else [0, 1, 2, 3]
         assert [event.step for event in events.Scalars(tag)] == steps, tag
-    table = _rows(finished.result.run, "train/loss")
+    table = read_rows(finished.result.run, "train/loss")
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(
         list(table.values())
     )
 
 
 def test_tensorboard_shows_pictures(finished: Any) -> None:
-    events = _events(finished.result.run)
+    events = read_events(finished.result.run)
     steps = {
         "train/batch": [0],
         "val/attention": [1, 3],
@@ -151,8 +110,8 @@ def test_checkpoints_and_model_agree(finished: Any) -> None:
     assert checkpoint_step(result.run / "last.ckpt") == result.final_step == 4
     stored = torch.load(result.checkpoint, weights_only=True)["vit_lightning"]
     assert stored["run"] == str(result.run)
-    expected = _weights(best)
-    for key, value in _weights(result.run / "model.safetensors").items():
+    expected = read_weights(best)
+    for key, value in read_weights(result.run / "model.safetensors").items():
         assert torch.equal(value, expected[key]), key
 
 
@@ -185,7 +144,7 @@ def test_result_says_best_and_final(finished: Any) -> None:
     assert set(result.best) == {"val"}
 
 
-def test_report_and_figures_of_the_best_weights(finished: Any) -> None:
+def test_report_and_figures_of_the_bestweights(finished: Any) -> None:
     run = finished.result.run
     report = json.loads((run / "eval-val" / "metrics.json").read_text())
     assert report["top1"] == finished.result.best["val"].top1
@@ -231,7 +190,7 @@ def test_evaluation_gives_what_the_run_reported(
     assert report["checkpoint"] == str(model)
     assert report["preprocessing"]["image_size"] == [18, 20]
     assert report["experiment"]["name"] == "finished"
-    assert "val/roc_curves" in _events(evaluation.folder).Tags()["images"]
+    assert "val/roc_curves" in read_events(evaluation.folder).Tags()["images"]
     assert f"evaluating {model} on val: 359 pictures" in capsys.readouterr().out
 
 
@@ -310,10 +269,10 @@ def test_bfloat16_weights_are_trained_and_measured(tiny: dict[str, Any], write: 
     result = train(write(tiny, trainer={"precision": "bf16-true"}))
     stored = torch.load(result.run / "last.ckpt", weights_only=True)["state_dict"]
     assert stored["model.pos_embed"].dtype == torch.bfloat16
-    losses = list(_rows(result.run, "train/loss").values())
+    losses = list(read_rows(result.run, "train/loss").values())
     assert losses[0] == pytest.approx(math.log(2), abs=1e-5)
     assert losses[-1] < 0.5 * losses[0]
-    assert result.final["val"].loss == pytest.approx(_rows(result.run, "val/loss")[3], rel=0.1)
+    assert result.final["val"].loss == pytest.approx(read_rows(result.run, "val/loss")[3], rel=0.1)
 
 
 def test_weights_of_another_size_are_fed_pictures_of_the_models(
@@ -374,139 +333,3 @@ def test_what_cannot_be_is_said_before_the_first_step(
     with pytest.raises(InputError, match=message):
         train(path, [override.format(file=path)])
     assert not list(tmp_path.glob("**/*.ckpt"))
-
-
-# Going on with a run that was stopped
-
-
-@pytest.fixture
-def longer(tiny: dict[str, Any], write: Write) -> Path:
-    """Six steps of a model that draws, with a checkpoint after each."""
-    return write(
-        tiny,
-        model={"dropout": 0.2, "drop_path": 0.2, "depth": 2},
-        trainer={"max_steps": 6, "checkpoint_every_steps": 1},
-        loggers=["csv", "tensorboard"],
-    )
-
-
-@pytest.fixture
-def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vit_lightning.training.callbacks.add_figure", lambda *_: None)
-
-
-@pytest.mark.usefixtures("_no_pictures")
-@pytest.mark.parametrize("step", [3, 4])  # between two validations, and just after one
-def test_resumed_run_is_the_one_that_was_not_stopped(
-    longer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
-    straight = train(longer, [f"runs_dir={tmp_path / 'straight'}"])
-    _kill_at(monkeypatch, step, KilledError())
-    with pytest.raises(KilledError):
-        train(longer)
-    (folder,) = (tmp_path / "runs" / "tiny").iterdir()
-    assert checkpoint_step(folder / "last.ckpt") == step
-    assert not (folder / "result.json").exists()
-
-    torch.manual_seed(999)  # nothing may depend on what this process has drawn
-    resumed = train(longer, resume="auto")
-    assert resumed.run == folder
-    for name in ("last.ckpt", "best.ckpt"):
-        expected = _weights(straight.run / name)
-        for key, value in _weights(folder / name).items():
-            assert torch.equal(value, expected[key]), (name, key)
-    assert (resumed.best, resumed.final) == (straight.best, straight.final)
-    assert (resumed.best_step, resumed.final_step) == (straight.best_step, 6)
-    for column in ("train/loss", "train/lr", "val/loss", "val/accuracy"):
-        assert _rows(folder, column) == _rows(straight.run, column)
-    steps = [event.step for event in _events(folder).Scalars("train/loss")]
-    assert steps == [0, 1, 2, 3, 4, 5]
-    assert (folder / f"environment-from-{step}.json").exists()
-    with pytest.raises(InputError, match="this run is finished"):
-        train(longer, resume=str(folder))
-
-
-def test_pictures_of_a_resumed_run_are_all_there(
-    longer: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small = np.zeros((8, 8, 3), dtype=np.uint8)
-    monkeypatch.setattr("vit_lightning.training.loggers.figure_array", lambda _: small)
-    _kill_at(monkeypatch, 4, KilledError())
-    with pytest.raises(KilledError):
-        train(longer)
-    events = _events(train(longer, resume="auto").run)
-    assert [event.step for event in events.Images("val/attention")] == [1, 3, 5]
-    assert [event.step for event in events.Images("train/batch")] == [0]
-
-
-def test_run_that_was_stopped_before_its_report_is_concluded(
-    longer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(*_: object) -> None:
-        raise KilledError
-
-    with monkeypatch.context() as stopped:
-        stopped.setattr("vit_lightning.run._write_results", stop)
-        with pytest.raises(KilledError):
-            train(longer)
-    (folder,) = (tmp_path / "runs" / "tiny").iterdir()
-    table = (folder / "metrics.csv").read_text()
-    result = train(longer, resume="auto")
-    assert (result.run, result.final_step) == (folder, 6)
-    assert (folder / "result.json").exists()
-    assert list(_rows(folder, "train/loss")) == [0, 1, 2, 3, 4, 5]
-    assert len((folder / "metrics.csv").read_text().splitlines()) == len(table.splitlines())
-
-
-def test_other_settings_are_not_gone_on_with(
-    longer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _kill_at(monkeypatch, 1, KilledError())
-    with pytest.raises(KilledError):
-        train(longer)
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(InputError, match=r"optim\.lr: 0\.1 there, 0\.2 here\n"):
-        train(longer, ["optim.lr=0.2", "data.workers=0"], resume="auto")
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.usefixtures("_no_pictures")
-def test_auto_starts_anew_where_nothing_is_unfinished(
-    longer: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for number in (1, 2):
-        assert main(["train", str(longer), "--resume", "auto", "trainer.max_steps=1"]) == 0
-        assert ", from step" not in capsys.readouterr().out
-        assert len(list((longer.parent / "runs" / "tiny").iterdir())) == number
-
-
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """Lightning ignores further interrupts once it has seen one; the next test shall not."""
-    handler = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, handler)
-
-
-@pytest.mark.usefixtures("_no_pictures", "_interruptible")
-@pytest.mark.parametrize("step", [0, 3])
-def test_ctrl_c_says_how_to_go_on(
-    longer: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    step: int,
-) -> None:
-    _kill_at(monkeypatch, step, KeyboardInterrupt())
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", str(longer)])
-    assert stopped.value.code == 1
-    (folder,) = (tmp_path / "runs" / "tiny").iterdir()
-    last_line = capsys.readouterr().out.splitlines()[-1]
-    if step:
-        assert last_line == (
-            f"stopped; {folder / 'last.ckpt'} holds step 3. Go on with the same command and "
-            f"--resume {folder}"
-        )
-    else:
-        assert last_line == "stopped before the first checkpoint: there is nothing to go on from"

@@ -344,7 +344,7 @@ def _describe(alternatives: Sequence[dict[str, Any]]) -> str:
     text = text[:1].lower() + text[1:]
     if detail["type"] in {"missing", "value_error"}:
         return text
-    got = json.dumps(detail["input"], default=repr)
+    got = json.dumps(detail["input"], default=repr, ensure_ascii=False)
     return f"{text} (got {got if len(got) <= 60 else got[:57] + '...'})"
 
 
