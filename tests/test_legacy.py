@@ -136,3 +136,25 @@ def test_the_answer_can_be_saved_from_the_command_line(
     assert load_experiment(saved).model.weights == "checkpoint/ViT-B_16.npz"
     assert printed.err.startswith(f"{path}: a flat experiment file of the predecessor.")
     assert "Without an equivalent: fp16." in printed.err
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ("cifar10", {"name": "cifar10", "root": "data/cifar10"}),
+        ("CIFAR-100", {"name": "cifar100", "root": "data/cifar100"}),
+        ("hymenoptera_data", {"name": "hymenoptera", "root": "data/hymenoptera_data"}),
+        ("Flowers", {"name": "folder", "root": "data/Flowers"}),
+    ],
+)
+def test_data_sets_are_named_as_today(dataset: str, expected: dict[str, str]) -> None:
+    text, _ = convert_legacy(SECOND_GENERATION | {"dataset": dataset})
+    experiment = parse_experiment(json.loads(text), "converted")
+    assert {"name": experiment.data.name, "root": experiment.data.root} == expected
+
+
+def test_a_hybrids_patch_size_is_left_to_the_preset() -> None:
+    text, _ = convert_legacy(SECOND_GENERATION | {"model_type": "R50-ViT-B_16"})
+    experiment = parse_experiment(json.loads(text), "converted")
+    assert experiment.model.name == "R50-ViT-B_16"
+    assert experiment.model.patch_size is None

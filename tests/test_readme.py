@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,7 +95,10 @@ def test_command_runs(checkout: Path, command: str, capsys: pytest.CaptureFixtur
     else:
         assert program in {"ls", "tensorboard"}
         inspect = ["--inspect"] if program == "tensorboard" else []  # instead of serving for ever
-        subprocess.run([program, *arguments, *inspect], check=True, timeout=120)
+        activated = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        found = shutil.which(program, path=activated)
+        assert found is not None
+        subprocess.run([found, *arguments, *inspect], check=True, timeout=120)
     if "eval" in arguments:
         assert "right, 95 % interval" in capsys.readouterr().out
 

@@ -60,11 +60,20 @@ def convert_legacy(values: Mapping[str, Any]) -> tuple[str, list[str]]:
             put(new, _RENAMED[key], value)
         elif key not in _DROPPED:
             unknown.append(key)
-    name = str(new["data"]["name"]).lower().replace("-", "").removesuffix("_data")
-    new["data"]["name"] = name
-    if name != "digits":
-        new["data"]["root"] = "data/hymenoptera_data" if name == "hymenoptera" else f"data/{name}"
+    if str(values.get("model_type", "")).startswith("R"):
+        new["model"].pop("patch_size", None)  # pixels there, cells of the stem's output here
+    new["data"] |= _data(str(new["data"]["name"]))
     if values.get("pretrained") is False:
         new["model"]["weights"] = None
     new["trainer"].setdefault("max_epochs", 25)
     return json.dumps(new, indent=2) + "\n", unknown
+
+
+def _data(dataset: str) -> dict[str, str]:
+    """Name and root of a data set of the predecessor; an unknown one is a folder of pictures."""
+    name = dataset.lower().replace("-", "").removesuffix("_data")
+    if name == "hymenoptera":
+        return {"name": name, "root": "data/hymenoptera_data"}
+    if name in {"cifar10", "cifar100"}:
+        return {"name": name, "root": f"data/{name}"}
+    return {"name": "folder", "root": f"data/{dataset}"}

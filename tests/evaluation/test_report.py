@@ -134,3 +134,9 @@ def test_zero_head_is_refused() -> None:
     refuse_zero_head(model)
     with pytest.raises(InputError, match="no head"):
         refuse_zero_head(VisionTransformer(ViTConfig(**size, mlp_dim=8, num_classes=0)))
+
+
+def test_a_model_of_every_token_is_refused() -> None:
+    config = ViTConfig(image_size=16, embed_dim=12, depth=1, num_heads=2, mlp_dim=8, pool="none")
+    with pytest.raises(InputError, match="logits for every token"):
+        refuse_zero_head(VisionTransformer(config))

@@ -28,8 +28,13 @@ def refuse_zero_head(model: VisionTransformer) -> None:
     """Refuse a model that cannot have an opinion.
 
     Raises:
-        InputError: the head is absent, or all zeros.
+        InputError: the head is absent, all zeros, or applied to every token.
     """
+    if model.config.pool == "none":
+        raise InputError(
+            'the model has pool "none": it gives logits for every token, not one class for a '
+            'picture; load it with pool="token" or "gap", and save that'
+        )
     parameters = list(model.head.parameters())
     if not parameters:
         raise InputError(
