@@ -15,7 +15,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # itself; never from above, and never from its neighbours.
 LAYERS = (
     {"errors"},
-    {"files", "console", "overrides"},
+    {"files", "console", "overrides", "precision"},
+    {"json_file"},
     {"experiment", "legacy", "models"},
     {"attention", "figures", "checkpoints", "data"},
     {"evaluation", "training", "attention_view", "factory"},
@@ -45,7 +46,16 @@ RESERVED = {
     "timm": set(),
     "transformers": set(),
 }
-WITHOUT_TORCH = ("errors", "files", "console", "overrides", "experiment", "legacy", "cli")
+WITHOUT_TORCH = (
+    "errors",
+    "files",
+    "console",
+    "overrides",
+    "json_file",
+    "experiment",
+    "legacy",
+    "cli",
+)
 FORGOTTEN = ("TO" + "DO", "FIX" + "ME")
 
 

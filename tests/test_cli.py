@@ -14,6 +14,7 @@ from PIL import Image
 
 import vit_lightning as vl
 from vit_lightning.cli import main, main_by_mode
+from vit_lightning.console import tool
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = Path(__file__).parent / "reference"
@@ -377,3 +378,39 @@ def test_info(
     assert "  preprocessing: " in printed
     assert "Did you mean 'ViT-B_16'?" in refused("info", "ViT-B_166")
     assert "there is no such weights file" in refused("info", "none.npz")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mode", "train", "--ckpt_path", "x.ckpt"], "are for --mode eval"),
+        (["--mode", "train", "--split", "val"], "are for --mode eval"),
+        (
+            ["--mode", "eval", "--ckpt_path", "x", "--resume", "auto"],
+            "--resume is for --mode train",
+        ),
+    ],
+)
+def test_an_option_of_the_other_mode_is_not_ignored(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main_by_mode([*arguments, "--expt", "it.json"])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_tools_of_an_environment_that_is_not_active_are_named_by_their_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside, inside = tmp_path / "usr" / "bin", tmp_path / ".venv" / "bin"
+    for folder in (outside, inside):
+        folder.mkdir(parents=True)
+    (outside / "python3").touch(mode=0o755)
+    (inside / "python3").symlink_to(outside / "python3")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(inside / "python3"))
+    monkeypatch.setenv("PATH", str(outside))
+    assert tool("python3") == ".venv/bin/python3"
+    monkeypatch.setenv("PATH", f"{inside}{os.pathsep}{outside}")
+    assert tool("python3") == "python3"

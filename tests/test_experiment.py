@@ -227,7 +227,7 @@ def test_all_errors_come_at_once_in_the_order_of_the_fields() -> None:
         ({"data": {}}, 'data: "folder" needs a root, the folder with the pictures'),
         (
             {"model": {"name": None, "depth": 1, "mlp_dim": 8}},
-            "model: without a name the shape must be given; missing: "
+            "model: without a name and weights the shape must be given; missing: "
             "['patch_size', 'embed_dim', 'num_heads']",
         ),
     ],

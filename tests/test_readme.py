@@ -31,7 +31,7 @@ SHORT = [
     "data.workers=0",
 ]
 # Not run here: set-up needs a network and minutes. That the targets exist is checked below.
-SETUP = ("make ", "python3 -m venv", ".venv/bin/pip install")
+SETUP = ("make ", "python3 -m venv", ".venv/bin/pip install", ".venv/bin/ruff format --check")
 
 
 def _blocks(name: str, language: str) -> list[str]:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,9 @@ def test_checkpoints_and_model_agree(finished: Any) -> None:
     assert checkpoint_step(best) == result.best_step
     assert checkpoint_step(result.run / "last.ckpt") == result.final_step == 4
     stored = torch.load(result.checkpoint, weights_only=True)["vit_lightning"]
-    assert stored["run"] == str(result.run)
+    assert stored["origin"]["run"] == str(result.run)
+    assert stored["origin"]["data"] == json.loads((result.run / "data.json").read_text())
+    assert stored["origin"]["data"]["val"]["count"] == 359
     expected = read_weights(best)
     for key, value in read_weights(result.run / "model.safetensors").items():
         assert torch.equal(value, expected[key]), key
@@ -164,7 +167,9 @@ def test_run_says_what_it_does_and_where_everything_is(finished: Any) -> None:
     assert lines[0] == "experiment finished: Digits, looked at from all sides."
     assert "no patch covers the last 2 rows and 4 columns of a picture: they are dropped" in output
     assert "4 steps = 0.1 epochs of 44.9 steps; 0 of warm-up; validation every 2" in output
-    assert "precision  32 (evaluation in 32)" in output or torch.cuda.is_available()
+    assert (
+        "precision  32; evaluation after the training in 32" in output or torch.cuda.is_available()
+    )
     assert f"  best is step {result.best_step} of 4, chosen on val" in lines
     assert f"  best       val: {result.best['val'].top1:.2%} of 359 right" in output
     assert f"everything   {result.run}" in lines
@@ -313,7 +318,7 @@ def test_shape_of_ones_own_may_have_any_patch(tiny: dict[str, Any], write: Write
     ("override", "message"),
     [
         ("trainer.precision=16-mixed", "trainer.precision: 16-mixed needs a CUDA GPU"),
-        ("trainer.strategy=nonsense", "trainer: Lightning cannot use .* strategy 'nonsense'"),
+        ("trainer.strategy=nonsense", "trainer.strategy: input should be 'auto' or 'ddp'"),
         ("optim.warmup_steps=4", "4 steps of warm-up do not fit into a run of 4"),
         ("model.image_size=4", "an image of 4 x 4 pixels is smaller than one patch of 8 x 8"),
         ("model.num_heads=3", r"embed_dim \(16\) must be divisible by num_heads \(3\)"),
@@ -333,3 +338,48 @@ def test_what_cannot_be_is_said_before_the_first_step(
     with pytest.raises(InputError, match=message):
         train(path, [override.format(file=path)])
     assert not list(tmp_path.glob("**/*.ckpt"))
+
+
+def test_a_head_is_kept_for_its_own_classes_alone(
+    tiny: dict[str, Any], write: Callable[..., Path], pictures: Path, tmp_path: Path
+) -> None:
+    weights = train(write(tiny)).run / "model.safetensors"
+    kept = write(tiny, model={"weights": str(weights), "keep_head": True})
+    assert train(kept, ["optim.lr=1e-9"]).best["val"].num_images == 6
+    root = tmp_path / "others"
+    shutil.copytree(pictures, root)
+    for split in ("train", "val"):
+        (root / split / "cat").rename(root / split / "wolf")
+    with pytest.raises(InputError, match=r"keep_head: .* tells cat, dog\s+apart, .* dog, wolf"):
+        train(kept, [f"data.root={root}"])
+
+
+def test_a_model_without_a_name_is_that_of_its_weights(
+    tiny: dict[str, Any], write: Callable[..., Path]
+) -> None:
+    grey = train(write(tiny, model={"in_channels": 1, "activation": "gelu"})).run
+    tiny["model"] = {"name": None, "weights": str(grey / "model.safetensors")}
+    again = load_model(train(write(tiny)).run / "model.safetensors").config
+    assert again == load_model(grey / "model.safetensors").config
+    assert (again.in_channels, again.activation) == (1, "gelu")
+
+
+def test_an_evaluation_on_other_pictures_of_the_split_says_so(
+    tiny: dict[str, Any],
+    write: Callable[..., Path],
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tiny["data"] |= {"root": str(pictures / "train"), "val_fraction": 0.4}
+    path = write(tiny)
+    checkpoint = train(path).checkpoint
+    evaluate(path, checkpoint)
+    assert "may have been trained on some of them" not in capsys.readouterr().out
+    evaluate(path, checkpoint, overrides=["seed=5"])
+    assert "may have been trained on some of them" in capsys.readouterr().out
+
+
+def test_overrides_are_for_files(tiny: dict[str, Any], write: Callable[..., Path]) -> None:
+    with pytest.raises(InputError, match="overrides are for experiment files"):
+        train(load_experiment(write(tiny)), ["optim.lr=1"])

@@ -9,6 +9,7 @@ import torch
 from vit_lightning import run_folder
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import parse_experiment
+from vit_lightning.json_file import write_json
 from vit_lightning.run_folder import (
     checkpoint_step,
     describe_environment,
@@ -17,7 +18,6 @@ from vit_lightning.run_folder import (
     make_folder,
     new_run_folder,
     refuse_other_experiment,
-    write_json,
 )
 
 SMALLEST: dict[str, Any] = {

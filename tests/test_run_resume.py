@@ -1,5 +1,6 @@
 """Going on with a run that was stopped, through the doors that users take."""
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_run_that_was_stopped_before_its_report_is_concluded(
         raise KilledError
 
     with monkeypatch.context() as stopped:
-        stopped.setattr("vit_lightning.run._write_results", stop)
+        stopped.setattr("vit_lightning.run._write_reports", stop)
         with pytest.raises(KilledError):
             train(longer)
     (folder,) = (tmp_path / "runs" / "tiny").iterdir()
@@ -169,3 +170,18 @@ def test_ctrl_c_says_how_to_go_on(
         )
     else:
         assert last_line == "stopped before the first checkpoint: there is nothing to go on from"
+
+
+def test_other_pictures_are_refused(
+    longer: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "pictures"
+    shutil.copytree(pictures, root)
+    place = [f"data.root={root}"]
+    _kill_at(monkeypatch, 3, KilledError())
+    with pytest.raises(KilledError):
+        train(longer, place)
+    for split in ("train", "val"):
+        (root / split / "cat").rename(root / split / "wolf")  # now after the dogs
+    with pytest.raises(InputError, match=r"have changed since this run was started.*classes"):
+        train(longer, place, resume="auto")

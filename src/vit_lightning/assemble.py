@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from vit_lightning.checkpoints.weights import open_weights
 from vit_lightning.data.datamodule import EvalData, TrainData
 from vit_lightning.data.pictures import Splits
 from vit_lightning.data.sources import open_dataset
@@ -61,30 +62,47 @@ def plan_steps(experiment: Experiment, num_pictures: int) -> Plan:
     return Plan(total, min(every, total), warmup, per_epoch)
 
 
-def model_for(experiment: Experiment, num_classes: int) -> ModelBundle:
-    """The model an experiment begins with: a preset or a shape, from weights or from scratch."""
+def model_for(experiment: Experiment, classes: tuple[str, ...]) -> ModelBundle:
+    """The model an experiment begins with: a preset or a shape, from weights or from scratch.
+
+    Raises:
+        InputError: the weights cannot be used, or a head to be kept knows other classes.
+    """
     settings = experiment.model
     changes = settings.changes()
     if "resnet" in changes:
         changes["resnet"] = ResNetConfig(**changes["resnet"])
-    if settings.name is None:
-        size = {} if settings.image_size is None else {"image_size": settings.image_size}
-        base: str | ViTConfig = ViTConfig.from_dict(changes | size)
-        changes = {}
+    weights = None if settings.weights is None else Path(settings.weights).expanduser()
+    size = settings.image_size
+    if settings.name is not None:
+        base: str | ViTConfig = preset_name(
+            settings.name
+        )  # an unknown name is answered before the weights are looked for
+    elif weights is not None:
+        base = open_weights(weights, size).config.replace(representation_size=None)
     else:
-        base = settings.name
-        preset_name(base)  # an unknown name is answered before the weights are looked for
+        base = ViTConfig.from_dict(changes | ({} if size is None else {"image_size": size}))
     torch.manual_seed(experiment.seed)
-    return create_bundle(
+    bundle = create_bundle(
         base,
-        weights=settings.weights,
-        num_classes=num_classes,
-        image_size=settings.image_size,
+        weights=weights,
+        num_classes=len(classes),
+        image_size=size,
         in_channels=settings.in_channels,
         keep_head=settings.keep_head,
         keep_pre_logits=settings.keep_pre_logits,
         **changes,
     )
+    _refuse_other_head(bundle, classes)
+    return bundle
+
+
+def _refuse_other_head(bundle: ModelBundle, classes: tuple[str, ...]) -> None:
+    if bundle.classes is not None and bundle.classes != classes:
+        raise InputError(
+            f"model.keep_head: the head of {bundle.source} tells {', '.join(bundle.classes)} "
+            f"apart, the pictures show {', '.join(classes)}; set it to false to start a new head"
+        )
 
 
 def open_splits(experiment: Experiment) -> Splits:
@@ -92,7 +110,7 @@ def open_splits(experiment: Experiment) -> Splits:
     data = experiment.data
     return open_dataset(
         data.name,
-        None if data.root is None else Path(data.root),
+        None if data.root is None else Path(data.root).expanduser(),
         val_fraction=data.val_fraction,
         seed=experiment.seed,
     )

@@ -9,17 +9,18 @@ import numpy as np
 from lightning.pytorch.loggers import Logger
 from numpy.typing import NDArray
 
-from vit_lightning.assemble import eval_data, open_splits, preprocessing_for
+from vit_lightning.assemble import eval_data, open_splits
+from vit_lightning.checkpoints.formats import file_format
 from vit_lightning.console import is_main_process, say
 from vit_lightning.data.datamodule import EvalData
 from vit_lightning.data.pictures import Splits
-from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.errors import InputError
 from vit_lightning.evaluation.metrics import Metrics, compute_metrics
 from vit_lightning.evaluation.report import refuse_zero_head, summary_text, write_report
-from vit_lightning.experiment import Experiment, TrainerSettings, load_experiment
+from vit_lightning.experiment import Experiment, TrainerSettings, resolve_experiment
 from vit_lightning.factory import ModelBundle, load_bundle
 from vit_lightning.figures import confusion_figure, roc_figure
+from vit_lightning.prediction import preprocessing_of
 from vit_lightning.run_folder import describe_environment, new_run_folder
 from vit_lightning.training.loggers import add_figure, build_loggers
 from vit_lightning.training.task import VisionTask
@@ -87,7 +88,7 @@ def assess(
     split: str,
     classes: tuple[str, ...],
 ) -> Assessment:
-    """Run a model over a split, in float32, on the devices of ``settings``."""
+    """Run a model over a split, on the devices and in the ``eval_precision`` of ``settings``."""
     logits, labels = predict_logits(settings, task, data)
     names = [data.pictures.name(index) for index in range(len(data.pictures))]
     metrics = compute_metrics(logits, labels, classes)
@@ -115,30 +116,36 @@ def evaluate(
     Raises:
         InputError: model and pictures do not go together, or either cannot be used.
     """
-    if not isinstance(experiment, Experiment):
-        experiment = load_experiment(Path(experiment), overrides)
-    bundle = load_bundle(checkpoint)
+    experiment = resolve_experiment(experiment, overrides)
+    model = experiment.model
+    # Our own files say what they take; a .npz may need to be told.
+    is_npz = file_format(checkpoint) == "npz"
+    bundle = (
+        load_bundle(checkpoint, model.image_size, model.pool) if is_npz else load_bundle(checkpoint)
+    )
     refuse_zero_head(bundle.model)
     splits = open_splits(experiment)
     _refuse_other_classes(bundle, splits, checkpoint)
     split = split or ("test" if splits.test is not None else "val")
-    if bundle.preprocessing is not None:
-        preprocessing = Preprocessing.from_dict(bundle.preprocessing)
-    else:
-        preprocessing = preprocessing_for(experiment, bundle.model.config)
+    preprocessing = preprocessing_of(bundle, experiment.data.preprocessing)
     data = eval_data(experiment, splits, preprocessing, split)
-    say(f"evaluating {checkpoint} on {split}: {len(data.pictures)} pictures, in float32")
+    precision = experiment.trainer.eval_precision
+    say(f"evaluating {checkpoint} on {split}: {len(data.pictures)} pictures, precision {precision}")
+    caution = _caution(bundle, splits, split)
+    if caution is not None:
+        say(caution)
     task = VisionTask(bundle.model, total_steps=1)
     with quiet_lightning():
         assessment = assess(experiment.trainer, task, data, split, splits.classes)
-    parent = Path(experiment.runs_dir) / experiment.name
+    parent = Path(experiment.runs_dir).expanduser() / experiment.name
     folder = parent
     if is_main_process():
         folder = new_run_folder(parent, f"-eval-{split}")
         header = {
             "checkpoint": str(checkpoint),
             "split": split,
-            "precision": "32",
+            "precision": precision,
+            "caution": caution,
             "preprocessing": preprocessing.to_dict(),
             "experiment": experiment.model_dump(mode="json", by_alias=True),
             "environment": describe_environment(),
@@ -150,6 +157,18 @@ def evaluate(
             logger.finalize("success")
     say(f"\n{summary_text(assessment.metrics, splits.classes)}\n\nreport: {folder}")
     return EvaluateResult(assessment.metrics, split, folder)
+
+
+def _caution(bundle: ModelBundle, splits: Splits, split: str) -> str | None:
+    """A word where the split is not the one that the model was not trained on."""
+    known = (bundle.origin or {}).get("data")
+    if known is None or known.get(split) == splits.fingerprint()[split]:
+        return None
+    return (
+        f"note: these are not the {split} pictures that the model's training knew; if they come "
+        f"from the same set, held out by another seed or from a changed folder, it may have been "
+        f"trained on some of them"
+    )
 
 
 def _refuse_other_classes(bundle: ModelBundle, splits: Splits, checkpoint: str | Path) -> None:

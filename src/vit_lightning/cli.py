@@ -43,9 +43,16 @@ def main_by_mode(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     options.experiment = options.expt
     if options.mode == "train":
+        if options.ckpt_path is not None or options.split is not None:
+            parser.error(
+                "--ckpt_path and --split are for --mode eval; training goes on with --resume, and "
+                "starts from the weights that model.weights names"
+            )
         return _guarded(_train, options)
     if options.ckpt_path is None:
         parser.error("--mode eval needs --ckpt_path, the model to evaluate")
+    if options.resume is not None:
+        parser.error("--resume is for --mode train")
     return _guarded(_evaluate, options)
 
 
@@ -76,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("pictures", nargs="+", type=Path, help="files or folders")
     _add_model(predict)
     predict.add_argument("--top", type=int, default=5, help="classes to name (default: 5)")
+    predict.add_argument(
+        "--precision", choices=["32", "bf16-mixed"], default="32", help="default: 32"
+    )
     predict.add_argument("--csv", type=Path, help="write a table here too", metavar="FILE")
 
     attend = commands.add_parser("attend", help="draw what a model looks at in pictures")
@@ -111,6 +121,13 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=Path, required=True, help=".ckpt, .safetensors or .npz", metavar="FILE"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        nargs=2,
+        help="pixels, for a .npz whose grid is not square",
+        metavar=("HEIGHT", "WIDTH"),
     )
 
 
@@ -153,7 +170,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _answer_legacy(path: Path) -> None:
     """Refuse the predecessor's flat file with its equivalent, the JSON alone on stdout."""
-    from vit_lightning.experiment import read_json
+    from vit_lightning.json_file import read_json
     from vit_lightning.legacy import convert_legacy, is_legacy
 
     values = read_json(path)
@@ -168,11 +185,14 @@ def _answer_legacy(path: Path) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
+    from vit_lightning.factory import load_bundle
     from vit_lightning.prediction import predict, write_predictions
 
     if options.top < 1:
         raise InputError(f"--top: at least one class, got {options.top}")
-    predictions = predict(options.model, options.pictures, options.top)
+    bundle = load_bundle(options.model, options.image_size)
+    bfloat16 = options.precision == "bf16-mixed"
+    predictions = predict(bundle, options.pictures, options.top, bfloat16=bfloat16)
     for prediction in predictions:
         print(prediction.path)
         for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
@@ -184,9 +204,13 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _attend(options: argparse.Namespace) -> None:
+    from vit_lightning.factory import load_bundle
     from vit_lightning.prediction import attend
 
-    attend(options.model, options.pictures, options.output)
+    if options.output.suffix.lower() != ".png":
+        raise InputError(f"-o {options.output}: the figure is a PNG; give it a name in .png")
+    bundle = load_bundle(options.model, options.image_size)
+    attend(bundle, options.pictures, options.output)
     print(options.output)
 
 

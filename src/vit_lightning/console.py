@@ -1,6 +1,7 @@
 """What a run says: once, however many processes it has."""
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -25,7 +26,8 @@ def tool(name: str) -> str:
     """A command of this installation as one can type it here: its name, or its path if needed."""
     beside = Path(sys.executable).parent / name
     found = shutil.which(name)
-    if not beside.exists() or (found is not None and Path(found).resolve() == beside.resolve()):
+    # Not resolved: the python3 of an environment is a link to one outside, where nothing is.
+    if not beside.exists() or (found is not None and Path(found).parent == beside.parent):
         return name
     try:
         return str(beside.relative_to(Path.cwd()))
@@ -36,6 +38,6 @@ def tool(name: str) -> str:
 def evaluate_command(experiment: Path, checkpoint: Path) -> str:
     """The command that evaluates a checkpoint, through the door that this process came in by."""
     if Path(sys.argv[0]).name == "main.py":
-        door = f"{tool('python3')} {sys.argv[0]} --mode eval --expt"
-        return f"{door} {experiment} --ckpt_path {checkpoint}"
-    return f"{tool('vit')} eval {experiment} --ckpt-path {checkpoint}"
+        words = [tool("python3"), sys.argv[0], "--mode", "eval", "--expt"]
+        return shlex.join([*words, str(experiment), "--ckpt_path", str(checkpoint)])
+    return shlex.join([tool("vit"), "eval", str(experiment), "--ckpt-path", str(checkpoint)])

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from vit_lightning.errors import InputError
+from vit_lightning.json_file import read_json
 from vit_lightning.overrides import apply_overrides
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -38,9 +39,9 @@ class ResNetSettings(Settings):
 class ModelSettings(Settings):
     """Which model, from which weights, and what differs from the preset."""
 
-    name: Annotated[str | None, Field(description="a preset; null: the shape is given below")] = (
-        "ViT-B_16"
-    )
+    name: Annotated[
+        str | None, Field(description="a preset; null: as in the weights, or as given below")
+    ] = "ViT-B_16"
     weights: Annotated[
         str | None, Field(description="a .npz, .safetensors or .ckpt file; null: from scratch")
     ] = None
@@ -74,8 +75,10 @@ class ModelSettings(Settings):
     def _shape_is_known(self) -> Self:
         shape = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_dim")
         missing = [name for name in shape if getattr(self, name) is None]
-        if self.name is None and missing:
-            raise ValueError(f"without a name the shape must be given; missing: {missing}")
+        if self.name is None and self.weights is None and missing:
+            raise ValueError(
+                f"without a name and weights the shape must be given; missing: {missing}"
+            )
         return self
 
     def changes(self) -> dict[str, Any]:
@@ -94,7 +97,9 @@ class AugmentationSettings(Settings):
     flip: Annotated[bool, Field(description="left-right, with probability one half")] = True
     degrees: Annotated[float, Field(ge=0.0, le=180.0, description="rotation up to")] = 0.0
     translate: Annotated[Fraction, Field(description="shift up to this fraction")] = 0.0
-    scale: Annotated[Fraction, Field(description="zoom by 1 - scale to 1 + scale")] = 0.0
+    scale: Annotated[float, Field(ge=0.0, le=0.9, description="zoom by 1 - scale to 1 + scale")] = (
+        0.0
+    )
 
 
 class DataSettings(Settings):
@@ -112,7 +117,9 @@ class DataSettings(Settings):
     batch_size: Annotated[
         PositiveInt, Field(description="pictures of one optimizer step, over all ranks")
     ] = 10
-    eval_batch_size: PositiveInt = 32
+    eval_batch_size: Annotated[
+        PositiveInt, Field(description="pictures of an evaluation batch, for each rank")
+    ] = 32
     workers: Annotated[
         int | None, Field(ge=0, description="loading processes; null: by the number of cores")
     ] = None
@@ -173,15 +180,22 @@ class TrainerSettings(Settings):
         BeforeValidator(lambda value: "32" if value == 32 else value),  # trainer.precision=32
         Field(description="auto: bf16-mixed on a GPU that has it, else 32"),
     ] = "auto"
+    eval_precision: Annotated[
+        Literal["32", "bf16-mixed"], Field(description="of the evaluation after the training")
+    ] = "32"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: PositiveInt | Literal["auto"] = "auto"
     num_nodes: PositiveInt = 1
-    strategy: Annotated[str, Field(description="Lightning's name, such as ddp")] = "auto"
+    strategy: Annotated[
+        Literal["auto", "ddp"], Field(description="auto: ddp for more than one device")
+    ] = "auto"
     activation_checkpointing: Annotated[
         bool, Field(description="recompute blocks in the backward pass to save memory")
     ] = False
-    deterministic: bool = False
-    log_every_steps: PositiveInt = 10
+    deterministic: Annotated[
+        bool, Field(description="let torch refuse operations that are not")
+    ] = False
+    log_every_steps: Annotated[PositiveInt, Field(description="steps between log lines")] = 10
 
     @model_validator(mode="after")
     def _one_of_each_pair(self) -> Self:
@@ -213,8 +227,10 @@ class Experiment(Settings):
     trainer: TrainerSettings
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     loggers: list[Literal["tensorboard", "csv", "wandb", "mlflow"]] = ["tensorboard", "csv"]
-    runs_dir: str = "runs"
-    checkpoint_dir: str = "checkpoint"
+    runs_dir: Annotated[str, Field(description="where runs keep everything")] = "runs"
+    checkpoint_dir: Annotated[str, Field(description="where the best checkpoint is copied")] = (
+        "checkpoint"
+    )
 
     def to_json(self) -> str:
         """The file that stands for this experiment, defaults and all."""
@@ -235,6 +251,21 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     values = read_json(path)
     given = apply_overrides(values, overrides)
     return parse_experiment(values, str(path), given)
+
+
+def resolve_experiment(
+    experiment: Experiment | str | Path, overrides: Sequence[str] = ()
+) -> Experiment:
+    """An experiment as it is, or from a file with overrides; see :func:`load_experiment`.
+
+    Raises:
+        InputError: overrides for an experiment that is no file.
+    """
+    if not isinstance(experiment, Experiment):
+        return load_experiment(Path(experiment), overrides)
+    if overrides:
+        raise InputError("overrides are for experiment files; change the Experiment itself")
+    return experiment
 
 
 def parse_experiment(
@@ -261,46 +292,9 @@ def parse_experiment(
         raise InputError("\n".join(lines)) from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; a key that stands twice is an error.
-
-    Raises:
-        InputError: the file is missing, is not UTF-8 JSON, or holds no object.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
-        values = json.loads(text, object_pairs_hook=_no_duplicates)
-    except FileNotFoundError:
-        beside = sorted(path.parent.glob("*.json")) if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, [file.name for file in beside], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise InputError(f"{path}: there is no such experiment file{hint}") from None
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}"
-        ) from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    # Not UTF-8, a number of thousands of digits, or brackets thousands deep.
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as a JSON text file ({error})") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: an experiment is a JSON object, in braces {{ }}")
-    return values
-
-
 def json_schema() -> str:
     """The JSON Schema of the file, for editors."""
     return json.dumps(Experiment.model_json_schema(by_alias=True), indent=2) + "\n"
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f'the key "{twice}" stands twice in one object; remove one of them')
-    return values
 
 
 def _origin(dotted: str, source: str, overridden: Sequence[str]) -> str:

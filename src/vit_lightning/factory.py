@@ -34,12 +34,14 @@ class ModelBundle:
         classes: name of each output of its head, if known.
         preprocessing: how pictures become its input, if known; plain JSON types.
         report: what became of every tensor of the weights; None for a fresh model.
+        origin: the run and the data set it was trained on, if known; plain JSON types.
         source: the weights file, or the name of the preset or "config" for a fresh model.
     """
 
     model: VisionTransformer
     classes: tuple[str, ...] | None
     preprocessing: dict[str, Any] | None
+    origin: dict[str, Any] | None
     report: LoadReport | None
     source: str
 
@@ -147,7 +149,7 @@ def create_bundle(
         if keep_head or keep_pre_logits:
             raise InputError("keep_head and keep_pre_logits keep parts of weights: give weights")
         model = VisionTransformer(config.replace(**changes))
-        return ModelBundle(model, None, None, None, name or "config")
+        return ModelBundle(model, None, None, None, None, name or "config")
     file = open_weights(weights, changes.get("image_size", None if name else config.image_size))
     if name:
         changes = _said_by_weights(file.config) | changes
@@ -164,6 +166,7 @@ def save_model(
     path: str | Path,
     classes: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model, whole or not at all, in the format of the suffix.
 
@@ -173,6 +176,7 @@ def save_model(
             layout, which has the weights alone.
         classes: name of each output of the head.
         preprocessing: how pictures become the model's input; plain JSON types.
+        origin: the run and the data set it was trained on; plain JSON types; not in a ``.npz``.
 
     Raises:
         InputError: another suffix, more or fewer class names than classes, or what a
@@ -183,7 +187,7 @@ def save_model(
     if classes is not None and len(classes) != config.num_classes:
         raise InputError(f"{len(classes)} class names for a model of {config.num_classes} classes")
     if path.suffix == ".safetensors":
-        save_safetensors(path, model.state_dict(), config, classes, preprocessing)
+        save_safetensors(path, model.state_dict(), config, classes, preprocessing, origin)
     elif path.suffix == ".npz":
         _check_sayable(config, classes, preprocessing)
         pairs = write_state(GOOGLE, model.state_dict(), config.num_heads)
@@ -203,7 +207,10 @@ def _load(file: WeightsFile, target: ViTConfig, *, reset_head: bool) -> ModelBun
     model.load_state_dict(state, assign=True)
     report = report.with_dropped(file.training_state, "training state, not weights")
     classes = None if reset_head or not target.num_classes else file.classes
-    return ModelBundle(model, classes, file.preprocessing, report, str(file.path))
+    description = file.description
+    return ModelBundle(
+        model, classes, description.preprocessing, description.origin, report, str(file.path)
+    )
 
 
 def _fit(config: ViTConfig, changes: dict[str, Any], file: WeightsFile) -> ViTConfig:

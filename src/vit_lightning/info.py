@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from vit_lightning.factory import load_bundle
+from vit_lightning.checkpoints.weights import open_weights
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.models.presets import PRESETS, preset, preset_name
 from vit_lightning.models.vit import VisionTransformer
@@ -36,14 +36,14 @@ def describe_preset(name: str) -> str:
 
 
 def describe_file(path: Path) -> str:
-    """What a weights file holds."""
-    bundle = load_bundle(path)
-    config = bundle.model.config
+    """What a weights file holds, by its headers: the weights are not read."""
+    file = open_weights(path)
+    config = file.config
     lines = [f"{path}: {count_parameters(config):,} parameters", *_fields(config)]
-    if bundle.classes is not None:
-        lines.append(f"  classes: {', '.join(bundle.classes)}")
-    if bundle.preprocessing is not None:
-        lines.append(f"  preprocessing: {bundle.preprocessing}")
+    if file.classes is not None:
+        lines.append(f"  classes: {', '.join(file.classes)}")
+    if file.preprocessing is not None:
+        lines.append(f"  preprocessing: {file.preprocessing}")
     return "\n".join(lines)
 
 

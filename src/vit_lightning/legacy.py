@@ -1,6 +1,7 @@
 """Experiment files of the predecessor: recognised, and answered with today's equivalent."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,6 +64,9 @@ def convert_legacy(values: Mapping[str, Any]) -> tuple[str, list[str]]:
     if str(values.get("model_type", "")).startswith("R"):
         new["model"].pop("patch_size", None)  # pixels there, cells of the stem's output here
     new["data"] |= _data(str(new["data"]["name"]))
+    new["name"] = re.sub(r"[^A-Za-z0-9._+-]+", "_", str(new["name"])).strip("._+-") or "experiment"
+    if values.get("pretrained") is True:
+        new["model"].setdefault("weights", f"checkpoint/{values.get('model_type', 'ViT-B_16')}.npz")
     if values.get("pretrained") is False:
         new["model"]["weights"] = None
     new["trainer"].setdefault("max_epochs", 25)

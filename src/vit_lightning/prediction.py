@@ -16,8 +16,10 @@ from vit_lightning.evaluation.report import refuse_zero_head
 from vit_lightning.factory import ModelBundle, load_bundle
 from vit_lightning.figures import save_figure
 from vit_lightning.files import atomic_write
+from vit_lightning.precision import exact_convolutions
 
 _BATCH = 16
+_MOST_DRAWN = 32  # pictures of one attention figure
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,11 @@ class Prediction:
 
 
 def predict(
-    model: ModelBundle | str | Path, paths: Sequence[str | Path], top: int = 5
+    model: ModelBundle | str | Path,
+    paths: Sequence[str | Path],
+    top: int = 5,
+    *,
+    bfloat16: bool = False,
 ) -> list[Prediction]:
     """The most probable classes of pictures.
 
@@ -44,9 +50,10 @@ def predict(
         model: a model file, or what :func:`vit_lightning.load_bundle` returned.
         paths: picture files, and folders whose pictures are taken, sub-folders included.
         top: how many classes to name.
+        bfloat16: compute in mixed bfloat16 instead of float32.
 
     Returns:
-        One prediction for each picture, in order, computed in float32.
+        One prediction for each picture, in order.
 
     Raises:
         InputError: the model or a picture cannot be used, or there is no picture.
@@ -58,8 +65,9 @@ def predict(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = bundle.model.to(device).eval()
     predictions = []
+    autocast = torch.autocast(device, torch.bfloat16, enabled=bfloat16)
     for batch, images in _batches(files, preprocessing_of(bundle)):
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_convolutions(), autocast:
             probabilities = network(images.to(device)).float().softmax(dim=1).cpu()
         best = probabilities.topk(min(top, len(names)), dim=1)
         for path, values, indices in zip(batch, *(part.tolist() for part in best), strict=True):
@@ -81,6 +89,10 @@ def attend(model: ModelBundle | str | Path, paths: Sequence[str | Path], target:
     """
     bundle = model if isinstance(model, ModelBundle) else load_bundle(model)
     files = find_pictures(paths)
+    if len(files) > _MOST_DRAWN:
+        raise InputError(
+            f"{len(files)} pictures are too many for one figure; give at most {_MOST_DRAWN}"
+        )
     captioned = ((open_picture(path), path.name) for path in files)
     save_figure(draw_attention(bundle.model, preprocessing_of(bundle), captioned), target)
 
@@ -117,7 +129,12 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
                 raise InputError(f"{path}: no such picture")
             found.append(path)
             continue
-        below = sorted(item for item in path.rglob("*") if item.suffix.lower() in EXTENSIONS)
+        below = sorted(
+            item
+            for item in path.rglob("*")
+            if item.suffix.lower() in EXTENSIONS
+            and not any(part.startswith(".") for part in item.relative_to(path).parts)
+        )
         if not below:
             raise InputError(
                 f"{path}: no pictures in this folder ({', '.join(sorted(EXTENSIONS))})"

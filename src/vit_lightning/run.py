@@ -24,14 +24,16 @@ from vit_lightning.attention_view import draw_attention
 from vit_lightning.console import evaluate_command, is_main_process, say, tool
 from vit_lightning.data.datamodule import TrainData
 from vit_lightning.evaluation.metrics import Metrics
-from vit_lightning.experiment import Experiment, load_experiment
+from vit_lightning.experiment import Experiment, resolve_experiment
 from vit_lightning.factory import ModelBundle, load_bundle, save_model
 from vit_lightning.figures import save_figure
 from vit_lightning.files import atomic_write, write_text
+from vit_lightning.json_file import write_json
 from vit_lightning.models.vit import VisionTransformer
 from vit_lightning.run_folder import (
     ATTENTION_FILE,
     BEST_CHECKPOINT,
+    DATA_FILE,
     EXPERIMENT_FILE,
     LAST_CHECKPOINT,
     MODEL_FILE,
@@ -41,8 +43,8 @@ from vit_lightning.run_folder import (
     find_run,
     make_folder,
     new_run_folder,
+    refuse_other_data,
     refuse_other_experiment,
-    write_json,
 )
 from vit_lightning.training.callbacks import (
     LastCheckpoint,
@@ -54,6 +56,7 @@ from vit_lightning.training.progress import StepProgress
 from vit_lightning.training.task import VisionTask
 from vit_lightning.training.trainer import build_trainer, choose_precision, quiet_lightning
 
+_TERMINATED = 143  # the exit code of a process that SIGTERM has ended
 _SHOWN_PICTURES = 4  # of the validation split, whose attention is drawn
 
 
@@ -95,10 +98,8 @@ def train(
     Raises:
         InputError: the settings, the data or the weights cannot be used.
     """
-    path = None
-    if not isinstance(experiment, Experiment):
-        path = None if overrides else Path(experiment)
-        experiment = load_experiment(Path(experiment), overrides)
+    path = None if overrides or isinstance(experiment, Experiment) else Path(experiment)
+    experiment = resolve_experiment(experiment, overrides)
     with quiet_lightning():
         run = _fit(_prepare(experiment, resume))
         return _conclude(run, path)
@@ -132,15 +133,18 @@ class _Run:
 
 def _prepare(experiment: Experiment, resume: str | None) -> _Run:
     """Find or make everything before the first step, and say what will be done."""
-    parent = Path(experiment.runs_dir) / experiment.name
+    parent = Path(experiment.runs_dir).expanduser() / experiment.name
     old = find_run(parent, resume) if resume else None
     if old is not None:
         refuse_other_experiment(old, experiment)
     precision = choose_precision(experiment.trainer)
     splits = open_splits(experiment)
+    fingerprint = splits.fingerprint()
+    if old is not None:
+        refuse_other_data(old, fingerprint)
     plan = plan_steps(experiment, len(splits.train))
     start = old / LAST_CHECKPOINT if old else None
-    bundle = load_bundle(start) if start else model_for(experiment, len(splits.classes))
+    bundle = load_bundle(start) if start else model_for(experiment, splits.classes)
     preprocessing = preprocessing_for(experiment, bundle.model.config)
     data = train_data(experiment, splits, preprocessing, plan.total_steps)
     require_loggers(experiment.loggers)
@@ -148,13 +152,14 @@ def _prepare(experiment: Experiment, resume: str | None) -> _Run:
     num_ranks = build_trainer(experiment.trainer, precision=precision).world_size
     data.check_ranks(num_ranks)
     _say_what(experiment, plan, precision, bundle, splits.notes)
-    make_folder(Path(experiment.checkpoint_dir), "checkpoint_dir")  # not after hours of training
+    make_folder(_checkpoint_copy(experiment).parent, "checkpoint_dir")  # not after the training
     folder = old or (new_run_folder(parent) if is_main_process() else parent)
     step = checkpoint_step(start) if start else 0
     say(f"run        {folder}{f', from step {step}' if step else ''}\n")
     if is_main_process():
         if old is None:
             write_text(folder / EXPERIMENT_FILE, experiment.to_json())
+            write_json(folder / DATA_FILE, fingerprint)
         suffix = f"-from-{step}" if old else ""
         environment = {"precision": precision, **describe_environment()}
         write_json(folder / f"environment{suffix}.json", environment)
@@ -166,7 +171,7 @@ def _prepare(experiment: Experiment, resume: str | None) -> _Run:
         seed=experiment.seed,
         classes=splits.classes,
         preprocessing=preprocessing.to_dict(),
-        run=str(folder),
+        origin={"run": str(folder), "data": fingerprint},
     )
     task.model.activation_checkpointing = experiment.trainer.activation_checkpointing
     best = ModelCheckpoint(
@@ -211,7 +216,8 @@ def _say_what(
     if bundle.report is not None:
         say(str(bundle.report))
     say(f"length     {plan}")
-    say(f"precision  {precision} (evaluation in 32)")
+    evaluation = experiment.trainer.eval_precision
+    say(f"precision  {precision}; evaluation after the training in {evaluation}")
 
 
 def _fit(run: _Run) -> _Run:
@@ -237,9 +243,9 @@ def _fit(run: _Run) -> _Run:
     if run.start_step < run.plan.total_steps:
         try:
             trainer.fit(run.task, datamodule=run.data, ckpt_path=run.start, weights_only=True)
-        except SystemExit:  # Lightning's answer to Ctrl-C
+        except SystemExit as stop:  # Lightning's answer to Ctrl-C, and without a code to SIGTERM
             _say_how_to_go_on(run)
-            raise
+            raise SystemExit(stop.code or _TERMINATED) from None
         trainer.save_checkpoint(run.last)
     return replace(run, folder=trainer.strategy.broadcast(run.folder))
 
@@ -273,12 +279,18 @@ def _conclude(run: _Run, path: Path | None) -> TrainResult:
         # The end of a run is not always a step that was validated: it may be the best of all.
         if candidate["val"].metrics.top1 >= final["val"].metrics.top1:
             best, best_step = candidate, checkpoint_step(run.best_path)
-    checkpoint = Path(run.experiment.checkpoint_dir) / f"{run.experiment.name}.ckpt"
+    checkpoint = _checkpoint_copy(run.experiment)
     if is_main_process():
         if best is final:
             _copy(run.last, run.best_path)
+        _write_reports(run, best, best_step)
         _copy(run.best_path, checkpoint)
-        _write_results(run, best, best_step, final, final_step)
+        result: dict[str, Any] = {
+            "chosen_on": "val",
+            "best": {"step": best_step, **_headlines(best)},
+            "final": {"step": final_step, **_headlines(final)},
+        }
+        write_json(run.folder / RESULT_FILE, result)  # comes last: the run is finished
         _say_results(run, best, best_step, final, checkpoint, path)
     return TrainResult(
         run.folder,
@@ -302,25 +314,24 @@ def _assess_weights(run: _Run, checkpoint: Path) -> dict[str, Assessment]:
     return assessments
 
 
+def _checkpoint_copy(experiment: Experiment) -> Path:
+    return Path(experiment.checkpoint_dir).expanduser() / f"{experiment.name}.ckpt"
+
+
 def _copy(source: Path, target: Path) -> None:
     with atomic_write(target) as temporary:
         shutil.copyfile(source, temporary)
 
 
-def _write_results(
-    run: _Run,
-    best: dict[str, Assessment],
-    best_step: int,
-    final: dict[str, Assessment],
-    final_step: int,
-) -> None:
-    """The model, the reports of the best weights, the attention figure; result.json comes last."""
+def _write_reports(run: _Run, best: dict[str, Assessment], best_step: int) -> None:
+    """The model, the reports of the best weights, the attention figure."""
     bundle = load_bundle(run.best_path)
     save_model(
         bundle.model,
         run.folder / MODEL_FILE,
         classes=bundle.classes,
         preprocessing=bundle.preprocessing,
+        origin=bundle.origin,
     )
     boards = [name for name in run.experiment.loggers if name == "tensorboard"]
     loggers = build_loggers(boards, run.folder, run_name="", step=0)
@@ -331,12 +342,6 @@ def _write_results(
     for logger in loggers:
         logger.finalize("success")
     save_figure(_draw_attention(run.data, bundle.model), run.folder / ATTENTION_FILE)
-    result: dict[str, Any] = {
-        "chosen_on": "val",
-        "best": {"step": best_step, **_headlines(best)},
-        "final": {"step": final_step, **_headlines(final)},
-    }
-    write_json(run.folder / RESULT_FILE, result)
 
 
 def _headlines(assessments: dict[str, Assessment]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The folder of a run: its name, what is known of its surroundings, and how to find it again."""
 
 import datetime
-import json
 import os
 import platform
 import subprocess
@@ -11,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from vit_lightning.errors import InputError
-from vit_lightning.experiment import Experiment, parse_experiment, read_json
-from vit_lightning.files import write_text
+from vit_lightning.experiment import Experiment, parse_experiment
+from vit_lightning.json_file import read_json
 
 EXPERIMENT_FILE = "experiment.json"
+DATA_FILE = "data.json"
 RESULT_FILE = "result.json"
 LAST_CHECKPOINT = "last.ckpt"
 BEST_CHECKPOINT = "best.ckpt"
@@ -127,6 +127,22 @@ def refuse_other_experiment(run: Path, experiment: Experiment) -> None:
         )
 
 
+def refuse_other_data(run: Path, fingerprint: dict[str, Any]) -> None:
+    """Check that the pictures are those that ``run`` began with.
+
+    Raises:
+        InputError: classes or pictures differ; the message says which.
+    """
+    stored = read_json(run / DATA_FILE)
+    differences = [name for name in fingerprint if stored.get(name) != fingerprint[name]]
+    if differences:
+        raise InputError(
+            f"{run}: the pictures have changed since this run was started ({run / DATA_FILE} "
+            f"differs in: {', '.join(differences)}). Bring back the pictures it knows, or start "
+            f"a new run without --resume"
+        )
+
+
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one with dotted names."""
     flat: dict[str, Any] = {}
@@ -138,17 +154,22 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write plain values as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
-
-
 def checkpoint_step(path: Path) -> int:
-    """The number of optimizer steps behind a Lightning checkpoint; the weights stay on disk."""
+    """The number of optimizer steps behind a Lightning checkpoint; the weights stay on disk.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     import torch
 
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return int(checkpoint["global_step"])
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return int(checkpoint["global_step"])
+    except Exception as error:  # whatever a damaged file makes torch raise
+        raise InputError(
+            f"{path}: is no whole checkpoint ({type(error).__name__}); remove it, and the run goes "
+            f"on without it"
+        ) from None
 
 
 def describe_environment() -> dict[str, Any]:

@@ -93,12 +93,16 @@ class TestSafetensors:
             ({"config": "{"}, "the description in its header is damaged"),
             ({"config": "[1]"}, "its description of the model is damaged"),
             ({"config": '{"hidden_size": 3}'}, "the model it describes cannot be: unknown model"),
-            ({"config": '{"dropout": "high"}'}, "its description of the model is damaged"),
+            (
+                {"config": '{"dropout": "high"}'},
+                "the model it describes cannot be: dropout must lie",
+            ),
             ({"config": '{"resnet": {"depth": 3}}'}, "its description of the model is damaged"),
             ({"classes": '["one"]'}, "names 1 classes, its model has 1000"),
             ({"classes": '"ant"'}, "its class names are not a list"),
             ({"classes": "[1, 2]"}, "its class names are not a list"),
             ({"preprocessing": "[]"}, "its preprocessing is not a table"),
+            ({"origin": "[]"}, "its origin is not a table"),
         ],
     )
     def test_damaged_descriptions(

@@ -9,10 +9,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from vit_lightning.data.datamodule import TrainData
+from vit_lightning.errors import InputError
 from vit_lightning.experiment import TrainerSettings
 from vit_lightning.training.callbacks import LastCheckpoint
 from vit_lightning.training.task import VisionTask
-from vit_lightning.training.trainer import build_trainer, quiet_lightning
+from vit_lightning.training.trainer import AtomicCheckpointIO, build_trainer, quiet_lightning
 
 STEPS = 20
 VAL_EVERY = 5
@@ -42,7 +43,7 @@ def _fit(
     task: VisionTask,
     data: TrainData,
     per_step: int,
-    kill: KillAfter | None = None,
+    kill: L.Callback | None = None,
     start: Path | None = None,
 ) -> ModelCheckpoint:
     best = ModelCheckpoint(
@@ -115,3 +116,72 @@ def test_training_changes_the_weights_and_draws(
     first, second = (task.model.blocks[0].mlp.fc1.weight for task in tasks)
     assert not torch.equal(first, before)
     assert not torch.equal(first, second)
+
+
+def test_a_resumed_run_may_cut_its_steps_otherwise(
+    tmp_path: Path, make_task: Callable[..., VisionTask], make_data: Callable[..., TrainData]
+) -> None:
+    straight = make_task(STEPS, draws=False)
+    _fit(tmp_path / "straight", straight, make_data(STEPS), 1)
+    stopped = make_task(STEPS, draws=False)
+    data = make_data(STEPS, micro_batch=3)
+    with pytest.raises(KilledError):
+        _fit(tmp_path, stopped, data, 2, KillAfter(7, 1))
+    resumed = make_task(STEPS, draws=False)
+    data = make_data(STEPS, micro_batch=2)
+    _fit(tmp_path, resumed, data, 3, start=tmp_path / "last.ckpt")
+    expected = straight.model.state_dict()
+    for key, value in resumed.model.state_dict().items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-5, msg=key)
+
+
+def test_a_run_that_was_moved_keeps_its_best(
+    tmp_path: Path, make_task: Callable[..., VisionTask], make_data: Callable[..., TrainData]
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    with pytest.raises(KilledError):
+        _fit(old, make_task(STEPS), make_data(STEPS), 1, KillAfter(7, 0))
+    last = torch.load(old / "last.ckpt", weights_only=True)
+    (state,) = (last["callbacks"][key] for key in last["callbacks"] if "ModelCheckpoint" in key)
+    state["best_model_score"] = torch.tensor(2.0)  # nothing will be better
+    state["best_k_models"] = {state["best_model_path"]: torch.tensor(2.0)}
+    state["kth_value"] = torch.tensor(2.0)
+    torch.save(last, old / "last.ckpt")
+    old.rename(new)
+    best = (new / "best.ckpt").read_bytes()
+    after = _fit(new, make_task(STEPS), make_data(STEPS), 1, start=new / "last.ckpt")
+    assert after.best_model_path == str(new / "best.ckpt")
+    assert (new / "best.ckpt").read_bytes() == best
+
+
+def test_weights_that_are_no_numbers_are_not_kept(
+    tmp_path: Path, make_task: Callable[..., VisionTask], make_data: Callable[..., TrainData]
+) -> None:
+    class Poison(L.Callback):
+        def on_after_backward(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+            if trainer.global_step == 3:
+                task.model.pos_embed.grad.fill_(float("nan"))
+
+    with pytest.raises(InputError, match="the gradient's norm is nan at step 4"):
+        _fit(tmp_path, make_task(STEPS), make_data(STEPS), 1, Poison())
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 3
+    assert all(value.isfinite().all() for value in last["state_dict"].values())
+
+
+def test_a_checkpoint_is_written_beside_its_target_and_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "last.ckpt"
+    target.write_bytes(b"old")
+
+    def fail(checkpoint: object, path: Path) -> None:
+        assert Path(path).parent == tmp_path
+        Path(path).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="no space left"):
+        AtomicCheckpointIO().save_checkpoint({}, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert target.read_bytes() == b"old"

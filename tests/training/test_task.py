@@ -13,7 +13,6 @@ from vit_lightning.data.datamodule import TrainData
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import OptimSettings, TrainerSettings
 from vit_lightning.factory import create_model, load_model
-from vit_lightning.models.vit import DropPath
 from vit_lightning.training.task import VisionTask
 from vit_lightning.training.trainer import build_trainer, quiet_lightning
 
@@ -102,16 +101,6 @@ def test_five_steps_are_the_originals(tag: str, tmp_path: Path) -> None:
             torch.testing.assert_close(value, expected[key], rtol=0.0, atol=atol)
 
 
-def _without_draws(task: VisionTask) -> VisionTask:
-    """Without dropout and drop_path, whose draws depend on how a step is cut."""
-    for module in task.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if isinstance(module, DropPath):
-            module.probability = 0.0
-    return task
-
-
 def _fit(task: VisionTask, data: TrainData, per_step: int) -> dict[str, Tensor]:
     trainer = build_trainer(
         TrainerSettings(max_steps=4, accelerator="cpu", devices=1, log_every_steps=1),
@@ -127,7 +116,7 @@ def test_micro_batches_change_the_rounding_alone(
 ) -> None:
     weights = []
     for micro_batch, per_step in ((None, 1), (4, 2), (1, 6)):
-        task = _without_draws(make_task(4))
+        task = make_task(4, draws=False)
         data = make_data(4, micro_batch=micro_batch)
         assert data.stream(0, 1).micro_batches_per_step == per_step
         weights.append(_fit(task, data, per_step))
@@ -141,7 +130,7 @@ def test_logged_values_are_those_of_the_whole_step(
 ) -> None:
     logged: list[dict[str, float]] = []
     for micro_batch, per_step in ((None, 1), (4, 2)):
-        task = _without_draws(make_task(1))
+        task = make_task(1, draws=False)
         task.log_dict = lambda values, **_: logged.append(values)  # type: ignore[method-assign]
         _fit(task, make_data(1, micro_batch=micro_batch), per_step)
     assert len(logged) == 2

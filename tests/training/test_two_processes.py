@@ -77,7 +77,8 @@ def _column(path: Path, name: str) -> list[str]:
 @pytest.mark.timeout(TIME_LIMIT + 60)
 def test_two_processes_are_as_one(tmp_path: Path) -> None:
     (tmp_path / "digits.json").write_text(json.dumps(EXPERIMENT))
-    alone = train(tmp_path / "digits.json", [f"runs_dir={tmp_path / 'alone'}"])
+    places = [f"runs_dir={tmp_path / 'alone'}", f"checkpoint_dir={tmp_path / 'alone'}"]
+    alone = train(tmp_path / "digits.json", places)
     command = [sys.executable, str(ROOT / "main.py"), "--mode", "train", "--expt", "digits.json"]
     output = _run([*command, "trainer.devices=2"], tmp_path)
     (together,) = (tmp_path / "runs" / "digits").iterdir()  # one folder for both

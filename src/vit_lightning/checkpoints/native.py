@@ -37,11 +37,13 @@ class Description:
         config: the model.
         classes: name of each output of the head, or None.
         preprocessing: how pictures become the model's input, JSON-plain, or None.
+        origin: the run and the data set it was trained on, JSON-plain, or None.
     """
 
     config: ViTConfig
     classes: tuple[str, ...] | None = None
     preprocessing: dict[str, Any] | None = None
+    origin: dict[str, Any] | None = None
 
 
 class TensorFile:
@@ -76,6 +78,7 @@ def save_safetensors(
     config: ViTConfig,
     classes: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
     """Write weights and all that is needed to use them, whole or not at all.
 
@@ -85,6 +88,10 @@ def save_safetensors(
         config: the model.
         classes: name of each output of the head.
         preprocessing: how pictures become the model's input; plain JSON types.
+        origin: the run and the data set it was trained on; plain JSON types.
+
+    Raises:
+        InputError: the file cannot be written, as when the disk is full.
     """
     metadata = {
         "format": "pt",  # what Hugging Face's readers look for
@@ -92,10 +99,14 @@ def save_safetensors(
         "config": json.dumps(config.to_dict()),
         "classes": json.dumps(None if classes is None else list(classes)),
         "preprocessing": json.dumps(None if preprocessing is None else dict(preprocessing)),
+        "origin": json.dumps(None if origin is None else dict(origin)),
     }
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
     with atomic_write(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata)
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:
+            raise InputError(f"{path} cannot be written: {error}") from error
 
 
 def open_safetensors(path: str | Path) -> tuple[Description, TensorFile]:
@@ -125,10 +136,10 @@ def open_safetensors(path: str | Path) -> tuple[Description, TensorFile]:
             f"{path} is in version {metadata[_FORMAT_KEY]} of the format, this package reads "
             f"{_FORMAT_VERSION}; install the version that wrote it"
         )
-    fields = ("config", "classes", "preprocessing")
+    fields = ("config", "classes", "preprocessing", "origin")
     try:
-        values = {key: json.loads(metadata[key]) for key in fields}
-    except (KeyError, ValueError) as error:
+        values = {key: json.loads(metadata.get(key, "null")) for key in fields}
+    except ValueError as error:
         raise InputError(f"{path}: the description in its header is damaged ({error})") from error
     return _describe(path, values), TensorFile(reopen, shapes)
 
@@ -182,6 +193,7 @@ def _load(path: str | Path) -> Any:
 def _describe(path: str | Path, values: Mapping[str, Any]) -> Description:
     """A description from a file, which may hold anything."""
     classes, preprocessing = values.get("classes"), values.get("preprocessing")
+    origin = values.get("origin")
     try:
         config = ViTConfig.from_dict(values["config"])
     except InputError as error:
@@ -198,4 +210,6 @@ def _describe(path: str | Path, values: Mapping[str, Any]) -> Description:
         classes = tuple(classes)
     if preprocessing is not None and not isinstance(preprocessing, dict):
         raise InputError(f"{path}: its preprocessing is not a table of settings")
-    return Description(config, classes, preprocessing)
+    if origin is not None and not isinstance(origin, dict):
+        raise InputError(f"{path}: its origin is not a table of words")
+    return Description(config, classes, preprocessing, origin)

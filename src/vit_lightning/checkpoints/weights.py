@@ -1,7 +1,7 @@
 """One way into every weights file: which model it holds, and its tensors under our names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def open_weights(
     if pool is not None:
         config = description.config
         changed = config.replace(pool=pool, class_token=config.class_token)
-        description = Description(changed, description.classes, description.preprocessing)
+        description = replace(description, config=changed)
     return WeightsFile(path, description, tensors, NATIVE)
 
 

@@ -153,10 +153,12 @@ class TrainData(EvalData):
         """Check that every rank gets its share.
 
         Raises:
-            InputError: a step or the validation has fewer pictures than there are ranks.
+            InputError: a step, val or test has fewer pictures than there are ranks.
         """
         self.stream(0, world_size)
-        ShardSampler(len(self.pictures), 0, world_size)
+        for pictures in (self.splits.val, self.splits.test):
+            if pictures is not None:
+                ShardSampler(len(pictures), 0, world_size)
 
     def train_dataloader(self) -> StreamLoader:
         """The stream of this rank; a resumed run starts where its checkpoint says."""

@@ -1,10 +1,11 @@
 """Pictures of one split, wherever they lie: files of a folder or arrays in memory."""
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,6 +142,24 @@ class Splits:
     val: Pictures
     test: Pictures | None
     notes: tuple[str, ...]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this data set from another: classes, and of each split count and digest.
+
+        The digest is of names and labels, not of pixels; plain JSON types.
+        """
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {"classes": list(self.classes)} | {
+            name: None if pictures is None else _digest(pictures)
+            for name, pictures in splits.items()
+        }
+
+
+def _digest(pictures: Pictures) -> dict[str, Any]:
+    digest = hashlib.sha256(np.ascontiguousarray(pictures.labels).tobytes())
+    for index in range(len(pictures)):
+        digest.update(pictures.name(index).encode("utf-8", "surrogateescape") + b"\0")
+    return {"count": len(pictures), "sha256": digest.hexdigest()}
 
 
 def count_notes(classes: tuple[str, ...], **splits: Pictures) -> list[str]:

@@ -13,7 +13,7 @@ Size = tuple[int, int]
 
 def as_size(value: int | tuple[int, int] | list[int], name: str = "image_size") -> Size:
     """``224`` or ``(height, width)`` as a ``(height, width)`` tuple of positive integers."""
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
         raise InputError(
             f"{name} must be a positive integer or a pair (height, width), got {value!r}"
@@ -127,7 +127,9 @@ class ViTConfig:
                 raise InputError(f"{name} must be a positive integer, got {value!r}")
         if type(self.num_classes) is not int or self.num_classes < 0:
             raise InputError(f"num_classes must be 0 or more, got {self.num_classes!r}")
-        if self.representation_size is not None and self.representation_size < 1:
+        if self.representation_size is not None and (
+            type(self.representation_size) is not int or self.representation_size < 1
+        ):
             raise InputError(
                 f"representation_size must be positive or null, got {self.representation_size!r}"
             )
@@ -143,8 +145,11 @@ class ViTConfig:
                     f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
         for name in ("dropout", "attention_dropout", "drop_path"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise InputError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}")
+            rate = getattr(self, name)
+            if not isinstance(rate, int | float) or not 0.0 <= rate < 1.0:
+                raise InputError(f"{name} must lie in [0, 1), got {rate!r}")
+        if not isinstance(self.norm_eps, int | float) or not self.norm_eps > 0.0:
+            raise InputError(f"norm_eps must be a positive number, got {self.norm_eps!r}")
         if self.pool == "token" and not self.class_token:
             raise InputError('pool "token" reads the class token: class_token cannot be false')
 
@@ -155,10 +160,16 @@ class ViTConfig:
     @property
     def grid_size(self) -> Size:
         """Patches down and across."""
+        height, width = self._cells
+        return height // self.patch_size[0], width // self.patch_size[1]
+
+    @property
+    def _cells(self) -> Size:
+        """What patches are cut from: the picture's pixels, or the places of the stem's output."""
         height, width = self.image_size
         for _ in range(self.resnet.num_halvings if self.resnet else 0):
             height, width = -(-height // 2), -(-width // 2)  # "SAME" convolutions round up
-        return height // self.patch_size[0], width // self.patch_size[1]
+        return height, width
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -172,13 +183,14 @@ class ViTConfig:
 
     @property
     def dropped_pixels(self) -> Size:
-        """Rows at the bottom and columns at the right that no patch covers (plain models)."""
-        if self.resnet:
-            return 0, 0
-        return (
-            self.image_size[0] % self.patch_size[0],
-            self.image_size[1] % self.patch_size[1],
-        )
+        """Rows at the bottom and columns at the right that no patch covers.
+
+        In a hybrid patches are cut from the stem's output, each place of which stands for
+        ``2 ** num_halvings`` pixels and has seen its neighbours'.
+        """
+        pixels = 2**self.resnet.num_halvings if self.resnet else 1
+        height, width = self._cells
+        return height % self.patch_size[0] * pixels, width % self.patch_size[1] * pixels
 
     @property
     def head_features(self) -> int:

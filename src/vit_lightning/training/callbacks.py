@@ -51,15 +51,56 @@ class LastCheckpoint(Checkpoint):
         if due and step_is_complete(trainer, batch_idx):
             self._write(trainer)
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse to choose or keep weights that are no numbers."""
+        if trainer.state.fn == "fit":
+            self._task(trainer).check_finite()
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write after a validation inside the training."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._write(trainer)
 
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Make a checkpoint fit how this process cuts its steps, and where its run lies now.
+
+        Lightning counts micro-batches, of which a step may have had another number, and keeps the
+        best checkpoint only if it finds the folder by its old name.
+        """
+        done = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            under_way = counts["processed"] - counts["completed"]
+            counts |= {"ready": done, "started": done, "processed": done}
+            counts["completed"] = done - under_way
+        folder = self.path.parent.resolve()
+        for key, state in checkpoint["callbacks"].items():
+            if key.startswith("ModelCheckpoint"):
+                _move(state, folder)
+
+    @staticmethod
+    def _task(trainer: L.Trainer) -> VisionTask:
+        task = trainer.lightning_module
+        assert isinstance(task, VisionTask)
+        return task
+
     def _write(self, trainer: L.Trainer) -> None:
+        self._task(trainer).check_finite()
         for logger in trainer.loggers:
             logger.save()  # TensorBoard's holds events back, a killed run would lose them
         trainer.save_checkpoint(self.path)
+
+
+def _move(state: dict[str, Any], folder: Path) -> None:
+    """Name the checkpoints in a ModelCheckpoint's state as files of ``folder``."""
+    state["dirpath"] = str(folder)
+    for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        if state[name]:
+            state[name] = str(folder / Path(state[name]).name)
+    best = state["best_k_models"]
+    state["best_k_models"] = {str(folder / Path(path).name): best[path] for path in best}
 
 
 class Throughput(Callback):

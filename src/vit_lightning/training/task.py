@@ -49,7 +49,8 @@ class VisionTask(L.LightningModule):
         seed: what dropout and drop_path draw is a function of (seed, step, micro-batch, rank).
         classes: class names, stored in checkpoints.
         preprocessing: what was done to the pictures, stored in checkpoints.
-        run: the run's folder, so that a copied checkpoint tells where it came from.
+        origin: the run and the data set, so that a copied checkpoint tells where it came from;
+            plain JSON types.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class VisionTask(L.LightningModule):
         seed: int = 0,
         classes: tuple[str, ...] | None = None,
         preprocessing: dict[str, Any] | None = None,
-        run: str | None = None,
+        origin: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -72,7 +73,7 @@ class VisionTask(L.LightningModule):
         self.seed = seed
         self.classes = classes
         self.preprocessing = preprocessing
-        self.run = run
+        self.origin = origin
         self.val_loss = MeanMetric()
         self.val_accuracy = MeanMetric()
         self._grad_norm = torch.zeros(())
@@ -117,12 +118,7 @@ class VisionTask(L.LightningModule):
             return
         total = self.trainer.strategy.reduce(sums, reduce_op="sum")
         loss, correct, seen = total.tolist()
-        if not np.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss} at step {self.global_step}: the training has diverged. Lower "
-                f"optim.lr (now {self.optim.lr:g}), lengthen optim.warmup_steps, or keep "
-                f"optim.clip_norm on; with precision 16-mixed try bf16-mixed or 32"
-            )
+        self._refuse_divergence("loss", loss)
         values = {
             "train/loss": loss / seen,
             "train/accuracy": correct / seen,
@@ -130,6 +126,24 @@ class VisionTask(L.LightningModule):
             "train/grad_norm": float(self._grad_norm),
         }
         self.log_dict(values, on_step=True, on_epoch=False)
+
+    def check_finite(self) -> None:
+        """Check that the last update can have left finite weights.
+
+        Raises:
+            InputError: the gradient was not finite; with precision 16-mixed such steps are left
+                out by the scaler, and nothing is wrong.
+        """
+        if self.trainer.precision != "16-mixed":
+            self._refuse_divergence("gradient's norm", float(self._grad_norm))
+
+    def _refuse_divergence(self, what: str, value: float) -> None:
+        if not np.isfinite(value):
+            raise InputError(
+                f"the {what} is {value} at step {self.global_step}: the training has diverged. "
+                f"Lower optim.lr (now {self.optim.lr:g}), lengthen optim.warmup_steps, or keep "
+                f"optim.clip_norm on; with precision 16-mixed try bf16-mixed or 32"
+            )
 
     def configure_gradient_clipping(
         self,
@@ -189,5 +203,5 @@ class VisionTask(L.LightningModule):
             "config": self.model.config.to_dict(),
             "classes": None if self.classes is None else list(self.classes),
             "preprocessing": self.preprocessing,
-            "run": self.run,
+            "origin": self.origin,
         }

@@ -4,12 +4,14 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
 import numpy as np
 import torch
 import torch.distributed as dist
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import Logger
@@ -18,6 +20,8 @@ from torch import Tensor
 
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import TrainerSettings
+from vit_lightning.files import atomic_write
+from vit_lightning.precision import exact_convolutions
 from vit_lightning.training.progress import StepProgress
 
 # What Lightning and torch say that is of no use to the person who runs this, each with the reason.
@@ -33,6 +37,17 @@ _NOISE = (
     # The rows of metrics.csv that a resumed run keeps are written again.
     r"Experiment logs directory .* exists and is not empty",
 )
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its target and renames it; Lightning's own goes through /tmp."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write ``path``, whole or not at all."""
+        with atomic_write(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
 
 
 @contextmanager
@@ -97,6 +112,7 @@ def build_trainer(
             enable_model_summary=False,
             callbacks=list(callbacks),
             logger=list(loggers),
+            plugins=[AtomicCheckpointIO()],
         )
     except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
         raise InputError(
@@ -111,12 +127,14 @@ def predict_logits(
     """Logits (N, classes) and labels (N,) of a whole split, in order, over all ranks.
 
     Args:
-        settings: where to compute; always in float32.
+        settings: where to compute, and in which ``eval_precision``.
         task: a module whose ``predict_step`` returns logits and labels.
         data: whose ``predict_dataloader`` deals the split out to the ranks in turn.
     """
-    trainer = build_trainer(settings, precision="32", callbacks=[StepProgress()])
-    batches = cast(list[tuple[Tensor, Tensor]], trainer.predict(task, datamodule=data))
+    precision = settings.eval_precision
+    trainer = build_trainer(settings, precision=precision, callbacks=[StepProgress()])
+    with exact_convolutions():
+        batches = cast(list[tuple[Tensor, Tensor]], trainer.predict(task, datamodule=data))
     logits = torch.cat([batch[0] for batch in batches]).numpy()
     labels = torch.cat([batch[1] for batch in batches]).numpy()
     if trainer.world_size == 1:
