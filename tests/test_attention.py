@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vit_lightning.attention import attention_maps, attention_rollout, overlay_map
+from vit_lightning.attention import attention_maps, attention_rollout
 from vit_lightning.errors import InputError
 from vit_lightning.factory import load_model
 from vit_lightning.models.config import ResNetConfig, ViTConfig
@@ -167,12 +167,3 @@ def test_wrong_pictures_are_refused() -> None:
         attention_maps(tiny(), pictures(1, (16, 20)))
     with pytest.raises(InputError, match="not finite"):
         attention_rollout(tiny(), pictures() * float("nan"))
-
-
-def test_overlay_map_is_bilinear() -> None:
-    rollout = torch.tensor([[0.0, 1.0], [0.5, 0.5]])
-    overlay = overlay_map(rollout, (4, 8))
-    assert overlay.shape == (4, 8)
-    assert overlay.dtype == np.float32
-    assert overlay[0].tolist() == [0, 0, 0.125, 0.375, 0.625, 0.875, 1, 1]
-    assert np.allclose(overlay[3], 0.5)

@@ -29,14 +29,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vit_lightning.errors import InputError
-from vit_lightning.models.config import Size
 from vit_lightning.models.vit import Attention, VisionTransformer
 
 
@@ -100,22 +96,6 @@ def attention_rollout(model: VisionTransformer, images: Tensor) -> Tensor:
             "infinity; if it was trained here, train again with a smaller learning rate"
         )
     return (shares / shares.amax(dim=1, keepdim=True)).view(-1, *config.grid_size)
-
-
-def overlay_map(rollout: Tensor, size: Size) -> npt.NDArray[np.float32]:
-    """One picture's map, enlarged bilinearly to lie over the picture.
-
-    Args:
-        rollout: (grid height, grid width), one picture of :func:`attention_rollout`.
-        size: (height, width) in pixels of the picture it is laid over.
-
-    Returns:
-        (height, width) float32, in the range of ``rollout``.
-    """
-    enlarged = F.interpolate(
-        rollout.detach().float().cpu()[None, None], size=size, mode="bilinear", align_corners=False
-    )
-    return enlarged[0, 0].numpy()
 
 
 def _run(model: VisionTransformer, images: Tensor, receive: Callable[[Tensor], None]) -> None:

@@ -167,7 +167,6 @@ def test_picture_files(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2), "red").save(tmp_path / "a" / "x.png")
     files = PictureFiles(tmp_path, ["a/x.png", "b/y.png"], np.array([0, 1]))
     assert files.load(0).getpixel((0, 0)) == (255, 0, 0)
-    assert files.path(0) == tmp_path / "a" / "x.png"
     last = files.subset(np.array([1]))
     assert (len(last), last.name(0), last.labels.tolist()) == (1, "b/y.png", [1])
 
@@ -179,7 +178,6 @@ def test_array_pictures_keep_their_names_in_subsets() -> None:
     twice = copied.subset(np.array([1, 2])).subset(np.array([1]))
     assert pictures.name(1) == "toy/00001"
     assert twice.name(0) == "toy/00002"
-    assert twice.path(0) is None
     assert pixels(twice.load(0)) == [[[8] * 3, [9] * 3], [[10] * 3, [11] * 3]]
 
 

@@ -190,4 +190,3 @@ def test_digits_are_scaled_to_white() -> None:
         round(level * 255 / 16) for level in range(17)
     }
     assert np.asarray(picture).max() >= 207
-    assert splits.train.path(0) is None

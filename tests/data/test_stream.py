@@ -10,13 +10,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from vit_lightning.data.draws import epoch_permutation
 from vit_lightning.data.pictures import ArrayPictures, PictureFiles
 from vit_lightning.data.stream import (
     EvalDataset,
     ShardSampler,
     StreamBatchSampler,
     TrainDataset,
-    epoch_permutation,
 )
 from vit_lightning.data.transforms import Augmentation, Preprocessing, TrainTransform
 from vit_lightning.errors import InputError

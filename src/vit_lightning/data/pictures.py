@@ -47,9 +47,6 @@ class Pictures(Protocol):
     def name(self, index: int) -> str:
         """What to call the picture in front of people; unique within the data set."""
 
-    def path(self, index: int) -> Path | None:
-        """The picture's file, or None if it has none of its own."""
-
 
 @dataclass(frozen=True, eq=False)
 class PictureFiles:
@@ -70,15 +67,11 @@ class PictureFiles:
 
     def load(self, index: int) -> Image.Image:
         """See ``Pictures``."""
-        return open_picture(self.path(index))
+        return open_picture(self.root / self.names[index])
 
     def name(self, index: int) -> str:
         """The path relative to the root."""
         return self.names[index]
-
-    def path(self, index: int) -> Path:
-        """The file."""
-        return self.root / self.names[index]
 
     def subset(self, indices: NDArray[np.int64]) -> "PictureFiles":
         """The pictures at ``indices``, in that order."""
@@ -114,10 +107,6 @@ class ArrayPictures:
         """``prefix/number``."""
         number = index if self.numbers is None else self.numbers[index]
         return f"{self.prefix}/{number:05d}"
-
-    def path(self, index: int) -> None:
-        """None: there is no file."""
-        return
 
     def subset(self, indices: NDArray[np.int64]) -> "ArrayPictures":
         """The pictures at ``indices``, in that order; they keep their names."""

@@ -17,15 +17,6 @@ from vit_lightning.data.pictures import Pictures
 from vit_lightning.data.transforms import Preprocessing, TrainTransform
 from vit_lightning.errors import InputError
 
-__all__ = [
-    "EvalDataset",
-    "ShardSampler",
-    "StreamBatchSampler",
-    "TrainDataset",
-    "epoch_permutation",
-    "sample_generator",
-]
-
 Sample = tuple[int, int]  # epoch, index
 
 
