@@ -23,6 +23,7 @@ LAYERS = (
     {"prediction", "info", "run_folder"},
     {"assemble"},
     {"assess"},
+    {"account"},
     {"run"},
     {"cli"},
 )

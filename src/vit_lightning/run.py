@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from matplotlib.figure import Figure
 
+from vit_lightning.account import say_plan, say_results
 from vit_lightning.assemble import (
     Plan,
     eval_data,
@@ -21,11 +23,12 @@ from vit_lightning.assemble import (
 )
 from vit_lightning.assess import Assessment, assess
 from vit_lightning.attention_view import draw_attention
-from vit_lightning.console import evaluate_command, is_main_process, say, tool
+from vit_lightning.console import is_main_process, say
 from vit_lightning.data.datamodule import TrainData
+from vit_lightning.errors import InputError
 from vit_lightning.evaluation.metrics import Metrics
 from vit_lightning.experiment import Experiment, resolve_experiment
-from vit_lightning.factory import ModelBundle, load_bundle, save_model
+from vit_lightning.factory import load_bundle, save_model
 from vit_lightning.figures import save_figure
 from vit_lightning.files import atomic_write, write_text
 from vit_lightning.json_file import write_json
@@ -151,18 +154,9 @@ def _prepare(experiment: Experiment, resume: str | None) -> _Run:
     # A Trainer to ask: what the devices do not allow is said before a folder is made.
     num_ranks = build_trainer(experiment.trainer, precision=precision).world_size
     data.check_ranks(num_ranks)
-    _say_what(experiment, plan, precision, bundle, splits.notes)
+    say_plan(experiment, plan, precision, bundle, splits.notes)
     make_folder(_checkpoint_copy(experiment).parent, "checkpoint_dir")  # not after the training
-    folder = old or (new_run_folder(parent) if is_main_process() else parent)
-    step = checkpoint_step(start) if start else 0
-    say(f"run        {folder}{f', from step {step}' if step else ''}\n")
-    if is_main_process():
-        if old is None:
-            write_text(folder / EXPERIMENT_FILE, experiment.to_json())
-            write_json(folder / DATA_FILE, fingerprint)
-        suffix = f"-from-{step}" if old else ""
-        environment = {"precision": precision, **describe_environment()}
-        write_json(folder / f"environment{suffix}.json", environment)
+    folder = _open_folder(experiment, old, {"precision": precision}, fingerprint)
     task = VisionTask(
         bundle.model.train(),
         experiment.optim,
@@ -184,40 +178,30 @@ def _prepare(experiment: Experiment, resume: str | None) -> _Run:
     return _Run(experiment, folder, plan, precision, data, task, best, start)
 
 
-def _say_what(
+def _open_folder(
     experiment: Experiment,
-    plan: Plan,
-    precision: str,
-    bundle: ModelBundle,
-    notes: Sequence[str],
-) -> None:
-    config = bundle.model.config
-    count = sum(parameter.numel() for parameter in bundle.model.parameters())
-    say(f"experiment {experiment.name}: {experiment.description}")
-    for note in notes:
-        say(f"data       {note}")
-    height, width = config.image_size
-    say(
-        f"model      {experiment.model.name or 'by its shape'}, {count:,} parameters, "
-        f"{height} x {width} px, from {bundle.source}"
-    )
-    mode = (bundle.preprocessing or {}).get("mode", experiment.data.preprocessing)
-    if mode != experiment.data.preprocessing:
-        say(
-            f"           the weights know pictures preprocessed as {mode}, this run does as "
-            f"{experiment.data.preprocessing} (data.preprocessing)"
-        )
-    if any(config.dropped_pixels):
-        rows, columns = config.dropped_pixels
-        say(
-            f"           no patch covers the last {rows} rows and {columns} columns of a "
-            f"picture: they are dropped, as the original does"
-        )
-    if bundle.report is not None:
-        say(str(bundle.report))
-    say(f"length     {plan}")
-    evaluation = experiment.trainer.eval_precision
-    say(f"precision  {precision}; evaluation after the training in {evaluation}")
+    old: Path | None,
+    environment: dict[str, Any],
+    fingerprint: dict[str, Any],
+) -> Path:
+    """The folder of a run, new or gone on with; the main process keeps the surroundings in it."""
+    parent = Path(experiment.runs_dir).expanduser() / experiment.name
+    if not is_main_process():
+        return old or parent  # the name is told when the processes are connected
+    environment |= describe_environment()
+    if old is not None:
+        step = checkpoint_step(old / LAST_CHECKPOINT)
+        say(f"run        {old}, from step {step}\n")
+        write_json(old / f"environment-from-{step}.json", environment)
+        return old
+    folder = new_run_folder(parent)
+    say(f"run        {folder}\n")
+    # The schema's path is relative to the file that the experiment came from.
+    kept = experiment.model_copy(update={"schema_": None})
+    write_text(folder / EXPERIMENT_FILE, kept.to_json())
+    write_json(folder / DATA_FILE, fingerprint)
+    write_json(folder / "environment.json", environment)
+    return folder
 
 
 def _fit(run: _Run) -> _Run:
@@ -246,6 +230,12 @@ def _fit(run: _Run) -> _Run:
         except SystemExit as stop:  # Lightning's answer to Ctrl-C, and without a code to SIGTERM
             _say_how_to_go_on(run)
             raise SystemExit(stop.code or _TERMINATED) from None
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"the GPU's memory is too small for this: lower trainer.micro_batch (now "
+                f"{settings.micro_batch or experiment.data.batch_size}), or set "
+                f"trainer.activation_checkpointing=true. It said: {error}"
+            ) from None
         trainer.save_checkpoint(run.last)
     return replace(run, folder=trainer.strategy.broadcast(run.folder))
 
@@ -291,7 +281,14 @@ def _conclude(run: _Run, path: Path | None) -> TrainResult:
             "final": {"step": final_step, **_headlines(final)},
         }
         write_json(run.folder / RESULT_FILE, result)  # comes last: the run is finished
-        _say_results(run, best, best_step, final, checkpoint, path)
+        say_results(
+            {"best": best, "final": final},
+            f"best is step {best_step} of {final_step}, chosen on val",
+            run.folder,
+            checkpoint,
+            path or run.folder / EXPERIMENT_FILE,
+            run.experiment.runs_dir,
+        )
     return TrainResult(
         run.folder,
         checkpoint,
@@ -354,30 +351,3 @@ def _headlines(assessments: dict[str, Assessment]) -> dict[str, Any]:
         }
         for split, item in assessments.items()
     }
-
-
-def _say_results(
-    run: _Run,
-    best: dict[str, Assessment],
-    best_step: int,
-    final: dict[str, Assessment],
-    checkpoint: Path,
-    path: Path | None,
-) -> None:
-    say("\nresult")
-    for name, assessments in (("best", best), ("final", final)):
-        for split, item in assessments.items():
-            low, high = item.metrics.top1_interval
-            say(
-                f"  {name:<10} {split}: {item.metrics.top1:.2%} of {item.metrics.num_images} right "
-                f"(95 % interval {low:.2%} to {high:.2%}), loss {item.metrics.loss:.4f}"
-            )
-    say(f"  best is step {best_step} of {checkpoint_step(run.last)}, chosen on val\n")
-    say(f"everything   {run.folder}")
-    say(f"checkpoint   {checkpoint}")
-    say(f"model        {run.folder / MODEL_FILE}")
-    say(f"attention    {run.folder / ATTENTION_FILE}")
-    say(f"confusion    {run.folder / 'eval-val' / 'confusion_matrix.png'}\n")
-    experiment = path or run.folder / EXPERIMENT_FILE
-    say(f"evaluate it  {evaluate_command(experiment, checkpoint)}")
-    say(f"look at it   {tool('tensorboard')} --logdir {run.experiment.runs_dir}")

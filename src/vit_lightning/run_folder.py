@@ -31,6 +31,7 @@ _FREE_ON_RESUME = {
     "loggers",
     "runs_dir",
     "checkpoint_dir",
+    "model.weights",  # they were read when the run began
     "data.root",
     "data.workers",
     "data.eval_batch_size",
