@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: quickstart test lint setup clean
 
-quickstart: setup  ## train a small ViT on handwritten digits, about two minutes
+quickstart: setup  ## train a small ViT on handwritten digits, two or three minutes
 	$(BIN)/python3 main.py --mode train --expt experiments/quickstart.json
 
 test: setup  ## every check: format, lint, types, tests
