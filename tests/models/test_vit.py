@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vit_lightning.errors import InputError
 from vit_lightning.factory import create_model, load_model
@@ -195,3 +196,33 @@ def test_activation_checkpointing_changes_no_number() -> None:
         model(torch.ones(2, 3, 16, 16)).square().sum().backward()
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+
+
+def test_activation_checkpointing_changes_memory_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def counted(*arguments: Any, **options: Any) -> Tensor:
+        calls.append(options)
+        return checkpoint(*arguments, **options)
+
+    monkeypatch.setattr("vit_lightning.models.vit.checkpoint", counted)
+    config = ViTConfig(
+        image_size=16, patch_size=8, embed_dim=12, depth=2, num_heads=2, mlp_dim=8, dropout=0.2
+    )
+    torch.manual_seed(0)
+    model = VisionTransformer(config.replace(num_classes=0))
+    images, gradients = torch.rand(2, 3, 16, 16), []
+    for wanted in (False, True):
+        model.activation_checkpointing = wanted
+        model.zero_grad()
+        torch.manual_seed(1)
+        model(images).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert len(calls) == config.depth
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(recomputed, plain)
+    with torch.no_grad():
+        model.eval()(images)
+    assert len(calls) == config.depth, "nothing to recompute without a backward pass"
