@@ -1,13 +1,16 @@
 """A training run from an experiment: prepared, fitted, concluded."""
 
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from matplotlib.figure import Figure
 
@@ -59,6 +62,7 @@ from vit_lightning.training.progress import StepProgress
 from vit_lightning.training.task import VisionTask
 from vit_lightning.training.trainer import build_trainer, choose_precision, quiet_lightning
 
+_LOST_PROCESS = re.compile("closed by peer|Connection reset|remote worker|NCCL", re.IGNORECASE)
 _TERMINATED = 143  # the exit code of a process that SIGTERM has ended
 _SHOWN_PICTURES = 4  # of the validation split, whose attention is drawn
 
@@ -225,19 +229,32 @@ def _fit(run: _Run) -> _Run:
     trainer.accumulate_grad_batches = per_step
     trainer.val_check_interval = run.plan.val_every_steps * per_step
     if run.start_step < run.plan.total_steps:
-        try:
+        with _said_plainly(run, trainer):
             trainer.fit(run.task, datamodule=run.data, ckpt_path=run.start, weights_only=True)
-        except SystemExit as stop:  # Lightning's answer to Ctrl-C, and without a code to SIGTERM
-            _say_how_to_go_on(run)
-            raise SystemExit(stop.code or _TERMINATED) from None
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                f"the GPU's memory is too small for this: lower trainer.micro_batch (now "
-                f"{settings.micro_batch or experiment.data.batch_size}), or set "
-                f"trainer.activation_checkpointing=true. It said: {error}"
-            ) from None
         trainer.save_checkpoint(run.last)
     return replace(run, folder=trainer.strategy.broadcast(run.folder))
+
+
+@contextmanager
+def _said_plainly(run: _Run, trainer: Trainer) -> Iterator[None]:
+    """Answer what ends a training from outside: a signal, too little memory, a lost process."""
+    try:
+        yield
+    except SystemExit as stop:  # Lightning's answer to Ctrl-C, and without a code to SIGTERM
+        _say_how_to_go_on(run)
+        raise SystemExit(stop.code or _TERMINATED) from None
+    except torch.OutOfMemoryError as error:
+        most = run.experiment.trainer.micro_batch or run.experiment.data.batch_size
+        raise InputError(
+            f"the GPU's memory is too small for this: lower trainer.micro_batch (now {most}), or "
+            f"set trainer.activation_checkpointing=true. It said: {error}"
+        ) from None
+    except RuntimeError as error:
+        if trainer.world_size == 1 or not _LOST_PROCESS.search(str(error)):
+            raise
+        raise InputError(
+            "another process of this run has stopped; what it said stands above, or in its log"
+        ) from None
 
 
 def _say_how_to_go_on(run: _Run) -> None:

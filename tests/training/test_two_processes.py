@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,7 +50,7 @@ EXPERIMENT: dict[str, Any] = {
 }
 
 
-def _run(arguments: list[str], folder: Path) -> str:
+def _run(arguments: list[str], folder: Path, code: int = 0) -> str:
     """Run a command in ``folder``; it and all its processes are killed if it takes too long."""
     with subprocess.Popen(
         arguments,
@@ -65,7 +66,7 @@ def _run(arguments: list[str], folder: Path) -> str:
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, output
+    assert process.returncode == code, output
     return output
 
 
@@ -111,3 +112,21 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
     tables = [run / "eval-val" / "predictions.csv" for run in (alone.run, together)]
     for column in ("picture", "label", "prediction"):
         assert _column(tables[1], column) == _column(tables[0], column)
+
+
+@pytest.mark.timeout(TIME_LIMIT + 60)
+def test_a_picture_that_one_process_cannot_read_is_named_by_both(
+    tmp_path: Path, pictures: Path
+) -> None:
+    root = tmp_path / "pictures"
+    shutil.copytree(pictures, root)
+    broken = root / "train" / "dog" / "2.png"
+    broken.write_bytes(b"no picture")
+    data = {"root": str(root), "batch_size": 4, "workers": 0}
+    model = EXPERIMENT["model"] | {"in_channels": 3}
+    values = EXPERIMENT | {"name": "broken", "data": data, "model": model}
+    (tmp_path / "broken.json").write_text(json.dumps(values))
+    command = [sys.executable, str(ROOT / "main.py"), "--mode", "train", "--expt", "broken.json"]
+    output = _run([*command, "trainer.devices=2"], tmp_path, code=2)
+    assert f"{broken}: cannot be read as a picture" in output
+    assert "Traceback" not in output
