@@ -1,6 +1,7 @@
 """Lightning's loggers in a run's folder, gone on with where a resumed run begins."""
 
 import csv
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,7 +61,11 @@ def _build(name: str, folder: Path, run_name: str, step: int) -> Logger:
         return _csv_logger(folder, step)
     if name == "wandb":
         return WandbLogger(name=run_name, save_dir=folder)
-    return MLFlowLogger(run_name=run_name, tracking_uri=f"file:{folder / 'mlflow'}")
+    # MLflow's own variable names a server; without one the run keeps its database itself.
+    own = f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI", own)
+    artifacts = str(folder.resolve() / "mlflow")
+    return MLFlowLogger(run_name, tracking_uri=uri, artifact_location=artifacts)
 
 
 def _csv_logger(folder: Path, step: int) -> CSVLogger:
