@@ -1,8 +1,9 @@
 # The commands of a checkout. Everything goes into .venv; `make PYTHON=python3.12 test` for another.
 PYTHON ?= python3
 BIN := .venv/bin
+PEERS := .venv-peers/bin
 
-.PHONY: quickstart test lint setup clean
+.PHONY: quickstart test test-peers setup clean
 
 quickstart: setup  ## train a small ViT on handwritten digits, two or three minutes
 	$(BIN)/python3 main.py --mode train --expt experiments/quickstart.json
@@ -13,6 +14,10 @@ test: setup  ## every check: format, lint, types, tests
 	$(BIN)/mypy
 	$(BIN)/pytest
 
+# Fails also where it finds no test, or skips one.
+test-peers: .venv-peers/ready  ## the same models in timm, torchvision and transformers
+	$(PEERS)/pytest tests/peers
+
 setup: .venv/ready  ## the environment, with pinned dependencies
 
 .venv/ready: pyproject.toml constraints.txt
@@ -21,5 +26,13 @@ setup: .venv/ready  ## the environment, with pinned dependencies
 	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable .
 	touch $@
 
+# torchvision from PyPI may not belong to the torch that is found; see tests/peers/conftest.py.
+.venv-peers/ready: pyproject.toml constraints.txt constraints-peers.txt
+	$(PYTHON) -m venv .venv-peers
+	$(PEERS)/python3 -m pip install --quiet --upgrade "pip>=25.1"
+	$(PEERS)/pip install --quiet --constraint constraints.txt --constraint constraints-peers.txt \
+		--editable . pytest pytest-timeout timm torchvision transformers
+	touch $@
+
 clean:  ## what set-up and tools left behind; runs and checkpoints stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache

@@ -16,15 +16,17 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = (
     {"errors"},
     {"files", "console", "overrides", "precision"},
-    {"json_file"},
+    {"json_file", "download"},
     {"experiment", "legacy", "models"},
     {"attention", "figures", "checkpoints", "data"},
     {"evaluation", "training", "attention_view", "factory"},
-    {"prediction", "info", "run_folder"},
+    {"prediction", "info", "run_folder", "convert"},
+    {"parity"},
     {"assemble"},
     {"assess"},
     {"account"},
-    {"run"},
+    {"run", "publish"},
+    {"cli_convert", "cli_push", "cli_verify", "cli_weights"},
     {"cli"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -41,7 +43,10 @@ RESERVED = {
     "safetensors": {"checkpoints"},
     "sklearn": {"data", "evaluation", "figures"},
     "matplotlib": {"figures", "attention_view", "training", "run"},
-    "tqdm": {"data", "training"},
+    "tqdm": {"download", "training"},
+    "filelock": {"download"},
+    "huggingface_hub": {"checkpoints", "publish"},
+    "scipy": {"parity"},
     "PIL": {"data", "attention_view"},
     "torchvision": set(),
     "timm": set(),
@@ -55,7 +60,12 @@ WITHOUT_TORCH = (
     "json_file",
     "experiment",
     "legacy",
+    "download",
     "cli",
+    "cli_convert",
+    "cli_push",
+    "cli_verify",
+    "cli_weights",
 )
 FORGOTTEN = ("TO" + "DO", "FIX" + "ME")
 

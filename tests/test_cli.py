@@ -369,12 +369,12 @@ def test_info(
     assert "86,567,656" in table  # ViT-B_16 with 1,000 classes
     assert main(["info", "R50-ViT-B_16"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("R50+ViT-B_16: 98,659,112 parameters\n")
+    assert printed.startswith("R50+ViT-B_16\n  parameters: 98,659,112\n")
     assert "  embed_dim: 768" in printed
     assert main(["info", str(finished.result.checkpoint)]) == 0
     printed = capsys.readouterr().out
     assert "  image_size: (18, 20)" in printed
-    assert "  classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in printed
+    assert "  classes: 10: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in printed
     assert "  preprocessing: " in printed
     assert "Did you mean 'ViT-B_16'?" in refused("info", "ViT-B_166")
     assert "there is no such weights file" in refused("info", "none.npz")

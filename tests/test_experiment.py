@@ -54,6 +54,7 @@ def test_defaults_are_the_papers_recipe() -> None:
         "label_smoothing": 0.0,
     }
     assert experiment.trainer.precision == "auto"
+    assert experiment.data.preprocessing is None  # the weights', which for Google's is the paper's
     assert experiment.loggers == ["tensorboard", "csv"]
 
 
@@ -172,6 +173,11 @@ def test_wrong_value_is_named_with_what_was_expected(part: str, values: Any, lin
             {"max_steps": 1, "devices": "all"},
             "trainer.devices: input should be a valid integer or should be 'auto' (got \"all\")",
         ),
+        (
+            "data",
+            {"name": "digits", "preprocessing": "crop"},
+            "data.preprocessing: input should be 'paper' or 'modern' (got \"crop\")",
+        ),
         # An error about a part of a value says more than one about the whole.
         (
             "model",
@@ -258,7 +264,7 @@ def test_missing_file_is_answered_with_the_nearest(
         ('{"name": "it",}', "line 1, column 15: not valid JSON"),
         ("{\n  \"name\": 'it'\n}", "line 2, column 11: not valid JSON: Expecting value"),
         ("", "line 1, column 1: not valid JSON"),
-        ("[1]", "an experiment is a JSON object, in braces { }"),
+        ("[1]", "the experiment must be a JSON object, in braces { }"),
         ('{"name": "a", "name": "b"}', 'the key "name" stands twice in one object'),
         ('{"optim": {"lr": 1, "lr": 2}}', 'the key "lr" stands twice in one object'),
         ("[" * 100_000, "cannot be read as a JSON text file"),

@@ -63,9 +63,9 @@ def test_its_recipe_fits_its_data(path: Path) -> None:
     assert plan.warmup_steps < plan.total_steps
     assert 2 <= plan.total_steps / plan.val_every_steps <= 50, "validations"
     config, data = _config(experiment), experiment.data
-    Preprocessing(data.preprocessing, config.image_size, config.in_channels)
+    Preprocessing(data.preprocessing or "paper", config.image_size, config.in_channels)
     options = data.augmentation.model_dump()
-    options["crop"] = options["crop"] or data.preprocessing
+    options["crop"] = options["crop"] or "paper"
     Augmentation(**options)
 
 
@@ -81,14 +81,14 @@ def test_every_data_set_and_model_named_in_the_docs_has_one() -> None:
     hymenoptera = [item for item in experiments if item.data.name == "hymenoptera"]
     for name in ("ViT-B_16", "ViT-B_32", "R50+ViT-B_16"):
         weights = {item.model.weights for item in hymenoptera if item.model.name == name}
-        assert weights == {None, f"checkpoint/{name}.npz"}
+        assert weights == {None, f"imagenet21k/{name}"}
 
 
 def test_hymenoptera_pretrain_keeps_the_settings_users_know() -> None:
     values = json.loads((FOLDER / "hymenoptera_pretrain.json").read_text(encoding="utf-8"))
     assert values["model"] == {
         "name": "ViT-B_16",
-        "weights": "checkpoint/ViT-B_16.npz",
+        "weights": "imagenet21k/ViT-B_16",
         "image_size": 224,
     }
     assert values["data"]["root"] == "data/hymenoptera_data"

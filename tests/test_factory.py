@@ -138,7 +138,11 @@ class TestLoad:
         ("name", "arguments", "message"),
         [
             ("mixer_small.npz", {}, "holds an MLP-Mixer"),
-            ("vit_token_small.io.npz", {}, "this is not a Vision Transformer in Google's layout"),
+            (
+                "vit_token_small.io.npz",
+                {},
+                "not the weights of a Vision Transformer in a known lay",
+            ),
             ("README.md", {}, "is a text file"),
             ("nothing.npz", {}, "there is no such weights file"),
             (".", {}, "is a folder"),
@@ -162,6 +166,40 @@ class TestLoad:
         np.savez(tmp_path / "x.npz", **arrays)
         with pytest.raises(InputError, match=r"x\.npz: .* no class token and 17 patch positions"):
             load_model(tmp_path / "x.npz")
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"mlp_dim": 2**62},
+            {"num_classes": 10**30},
+            {"image_size": 2**40},
+            {"in_channels": 2**62},
+        ],
+    )
+    def test_a_description_of_a_model_beyond_all_measure_is_refused(
+        self, tmp_path: Path, changes: dict[str, int]
+    ) -> None:
+        model = load_model(TOKEN)
+        beyond = {"vit_lightning": {"config": model.config.replace(**changes).to_dict()}}
+        weights = {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
+        torch.save(beyond | {"state_dict": weights}, tmp_path / "x.ckpt")
+        with pytest.raises(InputError, match=r"x\.ckpt: no machine can hold a model of such sizes"):
+            load_model(tmp_path / "x.ckpt")
+
+    def test_how_the_weights_were_understood_is_told(self, tmp_path: Path) -> None:
+        google = load_bundle(TOKEN)
+        assert google.located is not None
+        assert (google.located.path, google.dialect) == (TOKEN, "Google")
+        assert google.report is not None
+        assert google.report.notes == ()
+        wide = create_model("Ti_16", image_size=32, depth=1).state_dict()
+        torch.save(wide, tmp_path / "x.pth")
+        timm = load_bundle(tmp_path / "x.pth")
+        assert timm.dialect == "timm"
+        assert timm.report is not None
+        (note,) = timm.report.notes
+        assert note.startswith("no config.json stands beside the weights: computed as timm does")
+        assert str(timm.report).endswith(note)
 
     def test_a_description_of_an_endless_model_is_refused(self, tmp_path: Path) -> None:
         model = load_model(TOKEN)
@@ -302,8 +340,37 @@ class TestCreateFromWeights:
             create_model("ViT-S_16", tmp_path / "x.npz")
 
     def test_missing_weights(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"(?s)403.*experiments/quickstart\.json"):
+        with pytest.raises(InputError, match="there is no such weights file") as error:
             create_model("ViT-B_16", tmp_path / "ViT-B_16.npz")
+        text = str(error.value)
+        assert str(tmp_path / "ViT-B_16.npz") in text
+        assert "https://storage.googleapis.com/vit_models/" in text
+        assert "403" in text
+        assert "imagenet21k/ViT-B_16" in text
+        assert "model.weights=null" in text
+        assert "experiments/quickstart.json" in text
+
+    def test_a_missing_checkpoint_says_where_runs_put_theirs(self, tmp_path: Path) -> None:
+        message = r"checkpoint/<experiment name>\.ckpt and in its own folder under runs/"
+        with pytest.raises(InputError, match=message):
+            create_model("ViT-B_16", tmp_path / "your_model.ckpt")
+
+    def test_the_stem_of_another_library_travels_with_the_weights(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A preset names the structure; what its stem computes is the weights' to say."""
+        config = load_model(HYBRID).config
+        assert config.resnet is not None
+        monkeypatch.setitem(PRESETS, "R5+ViT-S_1", config)
+        stem = ResNetConfig(*config.resnet.structure, 1e-5, 1e-8, True)
+        save_model(create_model(config.replace(resnet=stem)), tmp_path / "x.safetensors")
+        assert create_model("R5+ViT-S_1", tmp_path / "x.safetensors").config.resnet == stem
+        with pytest.raises(InputError, match="resnet ResNetConfig.*the model asked for has resnet"):
+            create_model(config, tmp_path / "x.safetensors")
+        other = config.replace(resnet=ResNetConfig((1,), config.resnet.width))
+        monkeypatch.setitem(PRESETS, "R5+ViT-S_1", other)
+        with pytest.raises(InputError, match="resnet ResNetConfig"):
+            create_model("R5+ViT-S_1", tmp_path / "x.safetensors")
 
 
 class TestSave:

@@ -163,7 +163,7 @@ def test_roc_of_one_class_says_so() -> None:
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_batch(channels: int) -> None:
-    images = torch.linspace(-1, 1, 20).view(20, 1, 1, 1).expand(20, channels, 6, 8)
+    images = torch.linspace(0, 1, 20).view(20, 1, 1, 1).expand(20, channels, 6, 8)
     figure = batch_figure(images, torch.arange(20) % 3, LONG)
     assert len(figure.axes) == 16
     shown = [axes.images[0].get_array() for axes in figure.axes]

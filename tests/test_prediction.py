@@ -1,5 +1,6 @@
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 import vit_lightning as vl
+from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.errors import InputError
 from vit_lightning.prediction import (
     attend,
@@ -83,6 +85,21 @@ def test_preprocessing_follows_a_model_of_another_size(model: Path, cats: list[P
     assert preprocessing_of(bundle).image_size == (32, 32)
     assert preprocessing_of(bundle, "modern").mode == "paper"  # the weights' own goes before
     assert len(predict(bundle, cats)) == len(cats)
+
+
+def test_preprocessing_travels_with_the_weights(model: Path, cats: list[Path]) -> None:
+    bundle = vl.load_bundle(model, image_size=32)
+    values = {"mode": "crop", "mean": [0.4, 0.5, 0.6], "std": [0.2] * 3, "crop_fraction": 0.9}
+    foreign = replace(bundle, preprocessing=values | {"image_size": [7, 7], "in_channels": 3})
+    found = preprocessing_of(foreign)
+    assert found == Preprocessing("crop", 32, 1, (0.4, 0.5, 0.6), (0.2,) * 3, crop_fraction=0.9)
+    assert predict(foreign, cats[:1]) != predict(bundle, cats[:1])
+    unknown = replace(bundle, preprocessing=None)
+    assert preprocessing_of(unknown).mode == "paper"
+    assert preprocessing_of(unknown, "modern") == Preprocessing("modern", 32, 1)
+    for wrong in ({}, values | {"mean": [1, 2]}):
+        with pytest.raises(InputError, match=r"model\.safetensors: .* preprocessing"):
+            preprocessing_of(replace(bundle, preprocessing=wrong))
 
 
 def test_model_without_an_opinion_is_refused(cats: list[Path]) -> None:

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_lightning.cli import main, main_by_mode
+from vit_lightning.cli import _parser, main, main_by_mode
 from vit_lightning.factory import create_model, save_model
 
 ROOT = Path(__file__).parents[1]
 PICTURES = os.environ.get("VIT_LIGHTNING_DATA")
+DOCS = ("docs/models.md", "docs/runs.md", "docs/weights.md")
 TINY = {"embed_dim": 24, "depth": 1, "num_heads": 2, "mlp_dim": 24}
 SHORT = [
     *(f"model.{name}={value}" for name, value in TINY.items()),
@@ -60,8 +61,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             Image.fromarray(pixels).save(folder / f"data/my_pictures/{name}/{number}.jpg")
     if PICTURES:
         (folder / "data" / "hymenoptera_data").symlink_to(Path(PICTURES) / "hymenoptera_data")
-    (folder / "checkpoint").mkdir()
-    save_model(create_model("ViT-B_16", **TINY), folder / "checkpoint" / "ViT-B_16.npz")
+    weights = folder / "checkpoint" / "imagenet21k" / "ViT-B_16.npz"
+    save_model(create_model("ViT-B_16", **TINY), weights)
     old = Path.cwd()
     os.chdir(folder)
     yield folder
@@ -111,6 +112,20 @@ def test_what_the_commands_leave(checkout: Path) -> None:
         assert min(figure.size) > 200
 
 
+def test_commands_of_the_docs_are_understood() -> None:
+    """They name weights that only a network has; that the words are right is seen without."""
+    commands = [
+        shlex.split(line, comments=True)
+        for name in DOCS
+        for block in _blocks(name, "sh")
+        for line in block.splitlines()
+    ]
+    found = [words[1:] for words in commands if words and words[0] == "vit"]
+    assert len(found) >= 10
+    for arguments in found:
+        assert _parser().parse_args(arguments).command is not None
+
+
 @pytest.mark.parametrize("target", [c.split()[1] for c in COMMANDS if c.startswith("make ")])
 def test_make_target_exists(target: str) -> None:
     make = shutil.which("make")
@@ -125,7 +140,7 @@ def test_make_target_exists(target: str) -> None:
     ("name", "number"),
     [
         (name, number)
-        for name in ("README.md", "docs/models.md", "docs/runs.md")
+        for name in ("README.md", *DOCS)
         for number in range(len(_blocks(name, "python")))
     ],
 )
@@ -137,7 +152,7 @@ def test_python_runs(checkout: Path, name: str, number: int) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for name in ("README.md", "CONTRIBUTING.md", "docs/models.md", "docs/runs.md"):
+    for name in ("README.md", "CONTRIBUTING.md", *DOCS):
         text = (ROOT / name).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
             if not target.startswith("http"):

@@ -16,9 +16,10 @@ import torch
 from run_files import read_events, read_rows, read_weights
 from vit_lightning import run as run_module
 from vit_lightning.assess import Assessment, evaluate
+from vit_lightning.data.transforms import TrainTransform
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import load_experiment
-from vit_lightning.factory import load_bundle, load_model
+from vit_lightning.factory import create_bundle, load_bundle, load_model, save_model
 from vit_lightning.run import TrainResult, train
 from vit_lightning.run_folder import checkpoint_step
 
@@ -290,6 +291,51 @@ def test_weights_of_another_size_are_fed_pictures_of_the_models(
     assert list(bundle.preprocessing["image_size"]) == [32, 32]
     assert bundle.preprocessing["in_channels"] == 3
     assert bundle.classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "geometry", "crop"),
+    [
+        (None, {"mode": "crop", "interpolation": "bilinear", "crop_fraction": 0.875}, "modern"),
+        ("modern", {"mode": "modern", "interpolation": "bicubic", "crop_fraction": 1.0}, "modern"),
+        ("paper", {"mode": "paper", "interpolation": "bilinear", "crop_fraction": 1.0}, "paper"),
+    ],
+)
+def test_preprocessing_of_the_weights_goes_into_the_run_and_out_again(
+    tiny: dict[str, Any],
+    write: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    chosen: str | None,
+    geometry: dict[str, Any],
+    crop: str,
+) -> None:
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    known = {"mode": "crop", "mean": mean, "std": std, "image_size": [99, 99], "in_channels": 3}
+    known |= {"interpolation": "bilinear", "crop_fraction": 0.875}
+    shape = {name: value for name, value in tiny["model"].items() if name != "name"}
+    fresh = create_bundle("ViT-B_16", num_classes=2, **shape)
+    save_model(fresh.model, tmp_path / "w.safetensors", preprocessing=known)
+    tiny["model"] = {"name": None, "weights": str(tmp_path / "w.safetensors")}
+    path = write(tiny, data={"preprocessing": chosen}, trainer={"max_steps": 1})
+    crops = []
+    drawn = TrainTransform.__call__
+
+    def draw(transform: TrainTransform, *args: Any) -> torch.Tensor:
+        crops.append(transform.augmentation.crop)
+        return drawn(transform, *args)
+
+    monkeypatch.setattr(TrainTransform, "__call__", draw)
+    result = train(path)
+    expected = known | geometry | {"image_size": [16, 16]}
+    assert load_bundle(result.checkpoint).preprocessing == expected
+    assert load_bundle(result.run / "model.safetensors").preprocessing == expected
+    assert crops == [crop] * 4
+    # What the checkpoint says goes first, whatever the experiment says.
+    assert (
+        evaluate(path, result.checkpoint, None, ["data.preprocessing=modern"]).metrics
+        == (result.best["val"])
+    )
 
 
 def test_shape_of_a_preset_can_be_changed(tiny: dict[str, Any], write: Write) -> None:

@@ -146,6 +146,30 @@ def test_settings_that_do_not_change_the_result_are_free(tmp_path: Path) -> None
     assert flatten(other.model_dump())["trainer.devices"] == 2
 
 
+@pytest.mark.parametrize(
+    ("there", "here", "goes_on"),
+    [
+        ("paper", None, True),  # as null was written down before it had a meaning of its own
+        ("modern", None, True),
+        (None, "paper", False),
+        ("paper", "modern", False),
+    ],
+)
+def test_preprocessing_that_is_not_said_is_the_runs(
+    tmp_path: Path, there: str | None, here: str | None, goes_on: bool
+) -> None:
+    begun, other = (
+        parse_experiment(SMALLEST | {"data": {"name": "digits", "preprocessing": mode}}, "it.json")
+        for mode in (there, here)
+    )
+    (tmp_path / "experiment.json").write_text(begun.to_json())
+    if goes_on:
+        refuse_other_experiment(tmp_path, other)
+    else:
+        with pytest.raises(InputError, match=rf"data\.preprocessing: '?{there}'? there, '{here}'"):
+            refuse_other_experiment(tmp_path, other)
+
+
 # What is written
 
 

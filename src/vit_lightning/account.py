@@ -6,6 +6,7 @@ from pathlib import Path
 from vit_lightning.assemble import Plan
 from vit_lightning.assess import Assessment
 from vit_lightning.console import evaluate_command, say, tool
+from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.experiment import Experiment
 from vit_lightning.factory import ModelBundle
 from vit_lightning.run_folder import ATTENTION_FILE, MODEL_FILE
@@ -16,6 +17,7 @@ def say_plan(
     plan: Plan,
     precision: str,
     bundle: ModelBundle,
+    preprocessing: Preprocessing,
     notes: Sequence[str],
 ) -> None:
     """Say what a run is going to do.
@@ -25,6 +27,7 @@ def say_plan(
         plan: its lengths.
         precision: of the training.
         bundle: the model it begins with.
+        preprocessing: of the pictures.
         notes: what is to be said of the pictures.
     """
     config = bundle.model.config
@@ -37,11 +40,12 @@ def say_plan(
         f"model      {experiment.model.name or 'by its shape'}, {count:,} parameters, "
         f"{height} x {width} px, from {bundle.source}"
     )
-    mode = (bundle.preprocessing or {}).get("mode", experiment.data.preprocessing)
-    if mode != experiment.data.preprocessing:
+    say(f"pictures   {preprocessing}")
+    known = (bundle.preprocessing or {}).get("mode", preprocessing.mode)
+    if known != preprocessing.mode:
         say(
-            f"           the weights know pictures preprocessed as {mode}, this run does as "
-            f"{experiment.data.preprocessing} (data.preprocessing)"
+            f"           the weights know pictures preprocessed as {known}, this run does as "
+            f"{preprocessing.mode} (data.preprocessing)"
         )
     if any(config.dropped_pixels):
         rows, columns = config.dropped_pixels

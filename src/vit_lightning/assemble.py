@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from vit_lightning.checkpoints.weights import open_weights
 from vit_lightning.data.datamodule import EvalData, TrainData
 from vit_lightning.data.pictures import Splits
 from vit_lightning.data.sources import open_dataset
@@ -15,7 +14,7 @@ from vit_lightning.errors import InputError
 from vit_lightning.experiment import Experiment
 from vit_lightning.factory import ModelBundle, create_bundle
 from vit_lightning.models.config import ResNetConfig, ViTConfig
-from vit_lightning.models.presets import preset_name
+from vit_lightning.prediction import preprocessing_of
 from vit_lightning.training.optim import default_warmup
 
 
@@ -72,20 +71,14 @@ def model_for(experiment: Experiment, classes: tuple[str, ...]) -> ModelBundle:
     changes = settings.changes()
     if "resnet" in changes:
         changes["resnet"] = ResNetConfig(**changes["resnet"])
-    weights = None if settings.weights is None else Path(settings.weights).expanduser()
     size = settings.image_size
-    if settings.name is not None:
-        base: str | ViTConfig = preset_name(
-            settings.name
-        )  # an unknown name is answered before the weights are looked for
-    elif weights is not None:
-        base = open_weights(weights, size).config.replace(representation_size=None)
-    else:
+    base: str | ViTConfig | None = settings.name
+    if base is None and settings.weights is None:
         base = ViTConfig.from_dict(changes | ({} if size is None else {"image_size": size}))
     torch.manual_seed(experiment.seed)
     bundle = create_bundle(
         base,
-        weights=weights,
+        weights=settings.weights,
         num_classes=len(classes),
         image_size=size,
         in_channels=settings.in_channels,
@@ -122,7 +115,7 @@ def train_data(
     """The training stream and validation of an experiment."""
     data = experiment.data
     options = data.augmentation.model_dump()
-    options["crop"] = options["crop"] or data.preprocessing
+    options["crop"] = options["crop"] or ("paper" if preprocessing.mode == "paper" else "modern")
     return TrainData(
         splits,
         TrainTransform(preprocessing, Augmentation(**options)),
@@ -153,6 +146,10 @@ def eval_data(
     return EvalData(pictures, preprocessing, batch_size=data.eval_batch_size, workers=data.workers)
 
 
-def preprocessing_for(experiment: Experiment, config: ViTConfig) -> Preprocessing:
-    """What an experiment does to a picture before it enters a model of this configuration."""
-    return Preprocessing(experiment.data.preprocessing, config.image_size, config.in_channels)
+def preprocessing_for(experiment: Experiment, bundle: ModelBundle) -> Preprocessing:
+    """What an experiment does to a picture before it enters the model it begins with.
+
+    The geometry may be the experiment's; mean and std are always those that the weights know.
+    """
+    own, mode = preprocessing_of(bundle), experiment.data.preprocessing
+    return own if mode is None else own.in_mode(mode)

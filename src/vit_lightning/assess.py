@@ -10,7 +10,8 @@ from lightning.pytorch.loggers import Logger
 from numpy.typing import NDArray
 
 from vit_lightning.assemble import eval_data, open_splits
-from vit_lightning.checkpoints.formats import file_format
+from vit_lightning.checkpoints.locate import locate_weights
+from vit_lightning.checkpoints.weights import describes_itself
 from vit_lightning.console import is_main_process, say
 from vit_lightning.data.datamodule import EvalData
 from vit_lightning.data.pictures import Splits
@@ -105,8 +106,8 @@ def evaluate(
 
     Args:
         experiment: settings, or the path of an experiment file: the pictures and the devices.
-        checkpoint: a Lightning ``.ckpt``, a ``.safetensors`` or a ``.npz``. What it says of its
-            preprocessing goes before the experiment's.
+        checkpoint: weights as for :func:`vit_lightning.load_model`: a file such as a run's
+            ``.ckpt``, or a name. What they say of their preprocessing goes before the experiment's.
         split: "train", "val" or "test"; by default test where there is one, else val.
         overrides: such as ``data.root=elsewhere``, for a file.
 
@@ -118,11 +119,10 @@ def evaluate(
     """
     experiment = resolve_experiment(experiment, overrides)
     model = experiment.model
-    # Our own files say what they take; a .npz may need to be told.
-    is_npz = file_format(checkpoint) == "npz"
-    bundle = (
-        load_bundle(checkpoint, model.image_size, model.pool) if is_npz else load_bundle(checkpoint)
-    )
+    located = locate_weights(checkpoint)
+    # Our own files say what they take; arrays alone may need to be told.
+    told = () if describes_itself(located) else (model.image_size, model.pool)
+    bundle = load_bundle(located, *told)
     refuse_zero_head(bundle.model)
     splits = open_splits(experiment)
     _refuse_other_classes(bundle, splits, checkpoint)

@@ -10,14 +10,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vit_lightning import __version__
+from vit_lightning.cli_convert import add_convert_command
+from vit_lightning.cli_push import add_push_command
+from vit_lightning.cli_verify import add_verify_command
+from vit_lightning.cli_weights import add_weights_command
 from vit_lightning.errors import InputError
 
 _BAD_INPUT = 2
+_WEIGHTS = "a weights file or folder, an official name, a Hub id or an address"
 _OVERRIDES = "settings to change, such as optim.lr=0.01 trainer.max_steps=200"
 
 
+# What a command returns is the exit code; nothing stands for 0.
+Command = Callable[[argparse.Namespace], int | None]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``vit``; returns the exit code: 0, or 2 for bad input."""
+    """Run ``vit``; returns the exit code: 0, 2 for bad input, 1 for "no" to a question."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse takes no further overrides once an option has stood between them.
@@ -25,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "overrides" not in options or any(text.startswith("-") for text in rest):
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         options.overrides += rest
-    command: Callable[[argparse.Namespace], None] = options.command
+    command: Command = options.command
     return _guarded(command, options)
 
 
@@ -36,7 +45,7 @@ def main_by_mode(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--mode", choices=["train", "eval"], required=True)
     parser.add_argument("--expt", type=Path, required=True, help="experiment file", metavar="FILE")
-    parser.add_argument("--ckpt_path", type=Path, help="model to evaluate", metavar="FILE")
+    parser.add_argument("--ckpt_path", help="model to evaluate", metavar="FILE")
     _add_split(parser)
     _add_resume(parser)
     parser.add_argument("overrides", nargs="*", help=_OVERRIDES, metavar="part.name=value")
@@ -72,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_evaluate)
     evaluate.add_argument("experiment", type=Path, help="experiment file (JSON)")
     evaluate.add_argument(
-        "--ckpt-path", type=Path, required=True, help=".ckpt, .safetensors or .npz", metavar="FILE"
+        "--ckpt-path", "--weights", required=True, help=_WEIGHTS, metavar="WEIGHTS"
     )
     _add_split(evaluate)
     for command in (train, evaluate):
@@ -96,9 +105,14 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, default=Path("attention.png"), help="default: attention.png"
     )
 
-    info = commands.add_parser("info", help="list the models, or describe one or a weights file")
+    info = commands.add_parser("info", help="list the models, or describe one or weights")
     info.set_defaults(command=_info)
-    info.add_argument("model", nargs="?", help="a preset's name or a weights file")
+    info.add_argument("model", nargs="?", help=f"a preset's name, or {_WEIGHTS}")
+    _add_image_size(info, "pixels to count operations for")
+    add_weights_command(commands)
+    add_convert_command(commands)
+    add_verify_command(commands)
+    add_push_command(commands)
     return parser
 
 
@@ -119,33 +133,37 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", type=Path, required=True, help=".ckpt, .safetensors or .npz", metavar="FILE"
-    )
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        nargs=2,
-        help="pixels, for a .npz whose grid is not square",
-        metavar=("HEIGHT", "WIDTH"),
-    )
+    parser.add_argument("--weights", "--model", required=True, help=_WEIGHTS, metavar="WEIGHTS")
+    _add_image_size(parser, "pixels, for a .npz whose grid is not square")
 
 
-def _guarded(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+def _add_image_size(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--image-size", type=int, nargs=2, help=text, metavar=("HEIGHT", "WIDTH"))
+
+
+def _size(options: argparse.Namespace) -> tuple[int, int] | None:
+    return None if options.image_size is None else tuple(options.image_size)
+
+
+def _guarded(command: Command, options: argparse.Namespace) -> int:
     # Read by OpenMP when torch is imported. Threads that wait actively take the cores from the
     # processes that load pictures, or from whatever else runs: measured five times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        command(options)
+        code = command(options) or 0
+        sys.stdout.flush()
+        return code
     except InputError as error:
         print(error, file=sys.stderr)
         return _BAD_INPUT
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:  # no permission, no space: the system's words name file and cause
         print(f"a file cannot be read or written: {error}", file=sys.stderr)
         return _BAD_INPUT
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -190,7 +208,7 @@ def _predict(options: argparse.Namespace) -> None:
 
     if options.top < 1:
         raise InputError(f"--top: at least one class, got {options.top}")
-    bundle = load_bundle(options.model, options.image_size)
+    bundle = load_bundle(options.weights, _size(options))
     bfloat16 = options.precision == "bf16-mixed"
     predictions = predict(bundle, options.pictures, options.top, bfloat16=bfloat16)
     for prediction in predictions:
@@ -209,17 +227,18 @@ def _attend(options: argparse.Namespace) -> None:
 
     if options.output.suffix.lower() != ".png":
         raise InputError(f"-o {options.output}: the figure is a PNG; give it a name in .png")
-    bundle = load_bundle(options.model, options.image_size)
+    bundle = load_bundle(options.weights, _size(options))
     attend(bundle, options.pictures, options.output)
     print(options.output)
 
 
 def _info(options: argparse.Namespace) -> None:
-    from vit_lightning.info import describe_file, describe_preset, preset_table
+    from vit_lightning.info import describe_preset, describe_weights, preset_table
 
-    if options.model is None:
+    name = options.model
+    if name is None:
         print(preset_table())
-    elif Path(options.model).exists() or Path(options.model).suffix:
-        print(describe_file(Path(options.model)))
+    elif Path(name).exists() or Path(name).suffix or "/" in name:
+        print(describe_weights(name, _size(options)))
     else:
-        print(describe_preset(options.model))
+        print(describe_preset(name, _size(options)))

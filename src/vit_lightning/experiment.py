@@ -43,7 +43,11 @@ class ModelSettings(Settings):
         str | None, Field(description="a preset; null: as in the weights, or as given below")
     ] = "ViT-B_16"
     weights: Annotated[
-        str | None, Field(description="a .npz, .safetensors or .ckpt file; null: from scratch")
+        str | None,
+        Field(
+            description="a file or folder, an official name (imagenet21k/ViT-B_16), a Hub id "
+            "(timm/vit_base_patch16_224.augreg_in21k) or an address; null: from scratch"
+        ),
     ] = None
     keep_head: Annotated[
         bool, Field(description="keep the weights' head instead of starting from zeros")
@@ -92,7 +96,7 @@ class AugmentationSettings(Settings):
 
     crop: Annotated[
         Literal["paper", "modern", "none"] | None,
-        Field(description="null: the crop that goes with data.preprocessing"),
+        Field(description="null: paper where pictures are preprocessed so, else modern"),
     ] = None
     flip: Annotated[bool, Field(description="left-right, with probability one half")] = True
     degrees: Annotated[float, Field(ge=0.0, le=180.0, description="rotation up to")] = 0.0
@@ -124,9 +128,12 @@ class DataSettings(Settings):
         int | None, Field(ge=0, description="loading processes; null: by the number of cores")
     ] = None
     preprocessing: Annotated[
-        Literal["paper", "modern"],
-        Field(description="modern is antialiased and keeps the aspect ratio"),
-    ] = "paper"
+        Literal["paper", "modern"] | None,
+        Field(
+            description="modern is antialiased and keeps the aspect ratio; null: the weights' own, "
+            "else paper. Mean and std are the weights' in any case"
+        ),
+    ] = None
     augmentation: AugmentationSettings = AugmentationSettings()
 
     @model_validator(mode="after")

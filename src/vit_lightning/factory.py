@@ -1,7 +1,7 @@
 """Where weights and modules meet: making, loading and saving models."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from vit_lightning.checkpoints.adapt import LoadReport, adapt, check_compatible
-from vit_lightning.checkpoints.keymap import GOOGLE, Shape, write_state
+from vit_lightning.checkpoints.dialects import GOOGLE
+from vit_lightning.checkpoints.keymap import Shape, write_state
+from vit_lightning.checkpoints.locate import Located
 from vit_lightning.checkpoints.native import save_safetensors
 from vit_lightning.checkpoints.npz import write_npz
 from vit_lightning.checkpoints.weights import WeightsFile, open_weights
@@ -35,7 +37,9 @@ class ModelBundle:
         preprocessing: how pictures become its input, if known; plain JSON types.
         report: what became of every tensor of the weights; None for a fresh model.
         origin: the run and the data set it was trained on, if known; plain JSON types.
-        source: the weights file, or the name of the preset or "config" for a fresh model.
+        source: what the weights were called, or the preset's name or "config" for a fresh model.
+        located: where the weights were found; None for a fresh model.
+        dialect: whose names and layout they had; None for a fresh model.
     """
 
     model: VisionTransformer
@@ -44,41 +48,45 @@ class ModelBundle:
     origin: dict[str, Any] | None
     report: LoadReport | None
     source: str
+    located: Located | None = None
+    dialect: str | None = None
 
 
 def load_model(
-    path: str | Path, image_size: int | Size | None = None, pool: Pool | None = None
+    weights: str | Path | Located, image_size: int | Size | None = None, pool: Pool | None = None
 ) -> VisionTransformer:
-    """The model in a weights file, ready to predict; see :func:`load_bundle`."""
-    return load_bundle(path, image_size, pool).model
+    """The model in weights, ready to predict; see :func:`load_bundle`."""
+    return load_bundle(weights, image_size, pool).model
 
 
 def load_bundle(
-    path: str | Path, image_size: int | Size | None = None, pool: Pool | None = None
+    weights: str | Path | Located, image_size: int | Size | None = None, pool: Pool | None = None
 ) -> ModelBundle:
-    """The model in a weights file as it is, head and ``pre_logits`` included, in eval mode.
+    """The model in weights as it is, head and ``pre_logits`` included, in eval mode.
 
     Args:
-        path: a ``.npz`` in Google's layout, or a ``.safetensors`` or ``.ckpt`` of this package;
-            the contents decide, not the suffix.
+        weights: a file (``.npz``, ``.safetensors``, ``.ckpt``, ``.pth``, ``.bin``; the contents
+            decide, not the suffix), a folder in Hugging Face's layout, an official name such as
+            ``imagenet21k+imagenet2012/ViT-B_16-224``, a Hub id such as
+            ``timm/vit_base_patch16_224.augreg_in21k``, or an https address.
         image_size: pixels the model shall take; by default those of the file, else the position
             grid is resized. Needed for a ``.npz`` whose grid is not square, which cannot say so.
         pool: how tokens become logits, if not as in the file; ``"none"`` for per-token logits.
 
     Raises:
-        InputError: the file is not there, damaged, of another kind or of another model.
+        InputError: the weights are not there, damaged, of another kind or of another model.
     """
-    weights = open_weights(path, image_size, pool)
-    target = weights.config
+    file = open_weights(weights, image_size, pool)
+    target = file.config
     if image_size is not None:
         target = target.replace(image_size=image_size)
-    bundle = _load(weights, target, reset_head=False)
+    bundle = _load(file, target, reset_head=False)
     bundle.model.eval()
     return bundle
 
 
 def create_model(
-    name_or_config: str | ViTConfig,
+    name_or_config: str | ViTConfig | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
     image_size: int | Size | None = None,
@@ -102,7 +110,7 @@ def create_model(
 
 
 def create_bundle(
-    name_or_config: str | ViTConfig,
+    name_or_config: str | ViTConfig | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
     image_size: int | Size | None = None,
@@ -119,9 +127,9 @@ def create_bundle(
     other input channels.
 
     Args:
-        name_or_config: a preset's name or alias, or a configuration.
-        weights: a file as for :func:`load_bundle`; it must be of this very model. With a preset,
-            its grid, input channels, activation and epsilon are taken over unless given here.
+        name_or_config: a preset's name or alias, or a configuration; None for the weights' own.
+        weights: as for :func:`load_bundle`; they must be of this very model. With a preset,
+            their grid, input channels, activation and epsilons are taken over unless given here.
         num_classes: outputs of the head; 0 for none. By default the configuration's; with a
             preset and weights that have a head, theirs.
         image_size: pixels the model takes. For a ``.npz`` whose grid is not square it must be
@@ -141,24 +149,36 @@ def create_bundle(
     if "image_size" in changes:
         changes["image_size"] = as_size(changes["image_size"])
     _check_fields(changes)
-    if isinstance(name_or_config, str):
-        name, config = preset_name(name_or_config), preset(name_or_config)
-    else:
-        name, config = None, name_or_config
+    name = preset_name(name_or_config) if isinstance(name_or_config, str) else None
+    config = preset(name) if name else name_or_config
+    assert not isinstance(config, str)
     if weights is None:
-        if keep_head or keep_pre_logits:
-            raise InputError("keep_head and keep_pre_logits keep parts of weights: give weights")
-        model = VisionTransformer(config.replace(**changes))
-        return ModelBundle(model, None, None, None, None, name or "config")
-    file = open_weights(weights, changes.get("image_size", None if name else config.image_size))
-    if name:
-        changes = _said_by_weights(file.config) | changes
+        return _fresh(name, config, changes, keeps=keep_head or keep_pre_logits)
+    own_size = config.image_size if config is not None and name is None else None
+    heads = changes.get("num_heads", None if config is None else config.num_heads)
+    file = open_weights(weights, changes.get("image_size", own_size), num_heads=heads)
+    if config is None:
+        config = file.config.replace(representation_size=None)
+    elif name:
+        changes = _said_by_weights(file.config, config) | changes
     if keep_pre_logits:
         _check_pre_logits(file)
         changes["representation_size"] = file.config.representation_size
     bundle = _load(file, _fit(config, changes, file), reset_head=not keep_head)
     bundle.model.train()
     return bundle
+
+
+def _fresh(
+    name: str | None, config: ViTConfig | None, changes: dict[str, Any], *, keeps: bool
+) -> ModelBundle:
+    """A model without weights."""
+    if keeps:
+        raise InputError("keep_head and keep_pre_logits keep parts of weights: give weights")
+    if config is None:
+        raise InputError("neither a model nor weights are named: give one of them")
+    model = VisionTransformer(config.replace(**changes))
+    return ModelBundle(model, None, None, None, None, name or "config")
 
 
 def save_model(
@@ -190,7 +210,7 @@ def save_model(
         save_safetensors(path, model.state_dict(), config, classes, preprocessing, origin)
     elif path.suffix == ".npz":
         _check_sayable(config, classes, preprocessing)
-        pairs = write_state(GOOGLE, model.state_dict(), config.num_heads)
+        pairs = write_state(GOOGLE.rows, model.state_dict(), config.num_heads)
         write_npz(path, ((key, _to_numpy(tensor)) for key, tensor in pairs))
     else:
         raise InputError(f"cannot write {path}: the suffix must be .safetensors or .npz")
@@ -198,18 +218,27 @@ def save_model(
 
 def _load(file: WeightsFile, target: ViTConfig, *, reset_head: bool) -> ModelBundle:
     """Read, adapt and assign; the model never holds memory of its own for the weights."""
-    state = file.read(_shapes(_skeleton(file.config)))
+    try:
+        own, model = skeleton(file.config), skeleton(target)
+    except InputError as error:
+        raise InputError(f"{file.source}: {error}") from error
+    state = file.read(_shapes(own))
     try:
         state, report = adapt(state, file.config, target, reset_head=reset_head)
     except InputError as error:
-        raise InputError(f"{file.path}: {error}") from error
-    model = _skeleton(target)
+        raise InputError(f"{file.source}: {error}") from error
     model.load_state_dict(state, assign=True)
     report = report.with_dropped(file.training_state, "training state, not weights")
-    classes = None if reset_head or not target.num_classes else file.classes
     description = file.description
     return ModelBundle(
-        model, classes, description.preprocessing, description.origin, report, str(file.path)
+        model,
+        None if reset_head or not target.num_classes else description.classes,
+        description.preprocessing,
+        description.origin,
+        replace(report, notes=file.notes),
+        file.source,
+        file.located,
+        file.dialect,
     )
 
 
@@ -224,7 +253,7 @@ def _fit(config: ViTConfig, changes: dict[str, Any], file: WeightsFile) -> ViTCo
     try:
         check_compatible(file.config, config)
     except InputError as error:
-        raise InputError(f"{file.path}{_looks_like(file.config)}: {error}") from error
+        raise InputError(f"{file.source}{_looks_like(file.config)}: {error}") from error
     return config.replace(image_size=size)
 
 
@@ -232,17 +261,24 @@ def _looks_like(config: ViTConfig) -> str:
     """A remark that names the preset of this structure, or nothing."""
     for name, candidate in PRESETS.items():
         try:
-            check_compatible(config, candidate)
+            check_compatible(config, candidate.replace(**_said_by_weights(config, candidate)))
         except InputError:
             continue
         return f" (it looks like {name})"
     return ""
 
 
-def _skeleton(config: ViTConfig) -> VisionTransformer:
-    """The modules without memory behind their parameters."""
-    with torch.device("meta"), _NoRandomInit():
-        return VisionTransformer(config)
+def skeleton(config: ViTConfig) -> VisionTransformer:
+    """The modules without memory behind their parameters.
+
+    Raises:
+        InputError: sizes beyond what torch can count, as a damaged description may have.
+    """
+    try:
+        with torch.device("meta"), _NoRandomInit():
+            return VisionTransformer(config)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise InputError(f"no machine can hold a model of such sizes: {config}") from error
 
 
 class _NoRandomInit(TorchFunctionMode):
@@ -268,9 +304,11 @@ def _shapes(model: VisionTransformer) -> dict[str, Shape]:
     return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
-def _said_by_weights(found: ViTConfig) -> dict[str, Any]:
+def _said_by_weights(found: ViTConfig, preset: ViTConfig) -> dict[str, Any]:
     """The fields of a preset that weights decide."""
     said = {name: getattr(found, name) for name in _WEIGHTS_DECIDE}
+    if found.resnet and preset.resnet and found.resnet.structure == preset.resnet.structure:
+        said["resnet"] = found.resnet
     return said | ({"num_classes": found.num_classes} if found.num_classes else {})
 
 
@@ -284,7 +322,7 @@ def _check_fields(changes: Mapping[str, Any]) -> None:
 
 def _check_pre_logits(file: WeightsFile) -> None:
     if file.config.representation_size is None:
-        raise InputError(f"{file.path} has no pre_logits layer to keep; drop keep_pre_logits")
+        raise InputError(f"{file.source} has no pre_logits layer to keep; drop keep_pre_logits")
 
 
 def _check_sayable(

@@ -135,8 +135,8 @@ def roc_figure(
 
 
 def as_pictures(images: Tensor) -> npt.NDArray[np.uint8]:
-    """What a model takes, (B, C, height, width) in [-1, 1], as (B, height, width, C) pixels."""
-    pixels = ((images.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255)
+    """Pictures (B, C, height, width) in [0, 1] as (B, height, width, C) pixels."""
+    pixels = (images.detach().float().cpu() * 255).round().clamp(0, 255)
     return pixels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
@@ -144,7 +144,7 @@ def batch_figure(images: Tensor, labels: Tensor, classes: Sequence[str]) -> "Fig
     """The first 16 pictures of a batch as the model gets them, augmented and named.
 
     Args:
-        images: (B, C, height, width) in [-1, 1]; other than 3 channels are shown as their mean.
+        images: (B, C, height, width) in [0, 1]; other than 3 channels are shown as their mean.
         labels: (B,), indices of classes.
         classes: names.
     """

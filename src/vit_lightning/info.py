@@ -1,20 +1,35 @@
-"""What the models are, in words and figures."""
+"""What models and weights are, in words and figures."""
 
+import hashlib
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from vit_lightning.checkpoints.weights import open_weights
-from vit_lightning.models.config import ViTConfig
+from vit_lightning.checkpoints.weights import WeightsFile, open_weights
+from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.factory import skeleton
+from vit_lightning.models.config import Size, ViTConfig
 from vit_lightning.models.presets import PRESETS, preset, preset_name
-from vit_lightning.models.vit import VisionTransformer
+
+_MOST_CLASSES = 12
 
 
 def count_parameters(config: ViTConfig) -> int:
     """Parameters of a model, which is not built for it."""
-    with torch.device("meta"):
-        model = VisionTransformer(config)
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in skeleton(config).parameters())
+
+
+def count_flops(config: ViTConfig) -> int:
+    """Floating-point operations of the matrix products and convolutions for one picture.
+
+    A multiplication and the addition that follows are two.
+    """
+    model = skeleton(config).eval()
+    picture = torch.empty(1, config.in_channels, *config.image_size, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(picture)
+    return int(counter.get_total_flops())
 
 
 def preset_table() -> str:
@@ -28,24 +43,78 @@ def preset_table() -> str:
     return "\n".join(lines)
 
 
-def describe_preset(name: str) -> str:
-    """A preset's configuration, a line for each field."""
+def describe_preset(name: str, image_size: Size | None = None) -> str:
+    """A preset's configuration, a line for each field.
+
+    Raises:
+        InputError: no such preset, or it cannot take pictures of this size.
+    """
     config = preset(name)
-    title = f"{preset_name(name)}: {count_parameters(config):,} parameters"
-    return "\n".join([title, *_fields(config)])
+    if image_size is not None:
+        config = config.replace(image_size=image_size)
+    return "\n".join([preset_name(name), *_figures(config), *_fields(config)])
 
 
-def describe_file(path: Path) -> str:
-    """What a weights file holds, by its headers: the weights are not read."""
-    file = open_weights(path)
+def describe_weights(weights: str | Path, image_size: Size | None = None) -> str:
+    """What weights are, by the headers of their file and what stands beside it.
+
+    No weight is read, though the file is, for its hash.
+
+    Args:
+        weights: as for :func:`vit_lightning.load_model`.
+        image_size: pixels for the operations counted; by default those of the weights. A file
+            whose grid is not square may need it to be understood.
+
+    Raises:
+        InputError: there are no such weights, or they cannot be used.
+    """
+    file = open_weights(weights, image_size)
     config = file.config
-    lines = [f"{path}: {count_parameters(config):,} parameters", *_fields(config)]
-    if file.classes is not None:
-        lines.append(f"  classes: {', '.join(file.classes)}")
-    if file.preprocessing is not None:
-        lines.append(f"  preprocessing: {file.preprocessing}")
+    sized = config if image_size is None else config.replace(image_size=image_size)
+    path = file.located.path
+    lines = [
+        f"{file.source}: weights in the layout of {file.dialect}",
+        f"  file: {path}, {path.stat().st_size:,} bytes",
+        f"  sha256: {_sha256(path)}",
+        *_figures(sized),
+        f"  preprocessing: {_preprocessing(file)}",
+        f"  classes: {_classes(file)}",
+        *_fields(config),
+        *(f"  note: {note}" for note in file.notes),
+    ]
     return "\n".join(lines)
+
+
+def _figures(config: ViTConfig) -> list[str]:
+    height, width = config.image_size
+    flops = count_flops(config) / 1e9
+    return [
+        f"  parameters: {count_parameters(config):,}",
+        f"  computation: {flops:.4g} GFLOPs ({flops / 2:.4g} G multiply-adds) for a picture of "
+        f"{height} x {width}",
+    ]
 
 
 def _fields(config: ViTConfig) -> list[str]:
     return [f"  {name}: {value}" for name, value in config.to_dict().items()]
+
+
+def _preprocessing(file: WeightsFile) -> str:
+    values, config = file.description.preprocessing, file.config
+    if values is None:
+        return f"{Preprocessing('paper', config.image_size, config.in_channels)} (the original's)"
+    size = {"image_size": config.image_size, "in_channels": config.in_channels}
+    return str(Preprocessing.from_dict({**values, **size}))
+
+
+def _classes(file: WeightsFile) -> str:
+    count, names = file.config.num_classes, file.description.classes
+    if names is None:
+        return f"{count}, not named" if count else "none, the model gives features"
+    more = ", ..." if len(names) > _MOST_CLASSES else ""
+    return f"{count}: {', '.join(names[:_MOST_CLASSES])}{more}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -152,15 +152,24 @@ def class_names(bundle: ModelBundle) -> tuple[str, ...]:
     return tuple(f"class {index}" for index in range(bundle.model.config.num_classes))
 
 
-def preprocessing_of(bundle: ModelBundle, mode: Mode = "paper") -> Preprocessing:
-    """The preprocessing that travels with the weights, else that of ``mode``.
+def preprocessing_of(bundle: ModelBundle, mode: Mode | None = None) -> Preprocessing:
+    """The preprocessing that travels with the weights, else that of ``mode``, else the paper's.
 
     Size and channels are the model's, which need not be those that the weights were saved with.
+
+    Raises:
+        InputError: what the weights' file says of its preprocessing cannot be.
     """
-    if bundle.preprocessing is not None:
-        mode = Preprocessing.from_dict(bundle.preprocessing).mode
     config = bundle.model.config
-    return Preprocessing(mode, config.image_size, config.in_channels)
+    values = bundle.preprocessing
+    if values is None:
+        values = {"mode": mode or "paper"}
+    try:
+        return Preprocessing.from_dict(
+            values | {"image_size": config.image_size, "in_channels": config.in_channels}
+        )
+    except InputError as error:
+        raise InputError(f"{bundle.source}: {error}") from None
 
 
 def _batches(

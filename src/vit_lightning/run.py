@@ -152,13 +152,13 @@ def _prepare(experiment: Experiment, resume: str | None) -> _Run:
     plan = plan_steps(experiment, len(splits.train))
     start = old / LAST_CHECKPOINT if old else None
     bundle = load_bundle(start) if start else model_for(experiment, splits.classes)
-    preprocessing = preprocessing_for(experiment, bundle.model.config)
+    preprocessing = preprocessing_for(experiment, bundle)
     data = train_data(experiment, splits, preprocessing, plan.total_steps)
     require_loggers(experiment.loggers)
     # A Trainer to ask: what the devices do not allow is said before a folder is made.
     num_ranks = build_trainer(experiment.trainer, precision=precision).world_size
     data.check_ranks(num_ranks)
-    say_plan(experiment, plan, precision, bundle, splits.notes)
+    say_plan(experiment, plan, precision, bundle, preprocessing, splits.notes)
     make_folder(_checkpoint_copy(experiment).parent, "checkpoint_dir")  # not after the training
     folder = _open_folder(experiment, old, {"precision": precision}, fingerprint)
     task = VisionTask(
@@ -215,7 +215,11 @@ def _fit(run: _Run) -> _Run:
     callbacks: list[Callback] = [
         throughput,
         StepProgress(throughput),
-        PictureLog(run.data.splits.classes, partial(_draw_attention, run.data)),
+        PictureLog(
+            run.data.splits.classes,
+            run.data.preprocessing.unnormalised,
+            partial(_draw_attention, run.data),
+        ),
         run.best,
         LastCheckpoint(run.last, settings.checkpoint_every_steps, run.plan.val_every_steps),
     ]

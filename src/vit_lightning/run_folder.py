@@ -44,6 +44,8 @@ _FREE_ON_RESUME = {
     "trainer.checkpoint_every_steps",
     "trainer.log_every_steps",
 }
+# Null is what the weights know, and those of a resumed run know what the run has done so far.
+_KEPT_WHERE_NULL = {"data.preprocessing"}
 
 
 def new_run_folder(parent: Path, suffix: str = "") -> Path:
@@ -118,7 +120,9 @@ def refuse_other_experiment(run: Path, experiment: Experiment) -> None:
     differences = [
         f"  {key}: {old.get(key)!r} there, {new.get(key)!r} here"
         for key in sorted(set(old) | set(new))
-        if key not in _FREE_ON_RESUME and old.get(key) != new.get(key)
+        if key not in _FREE_ON_RESUME
+        and old.get(key) != new.get(key)
+        and not (key in _KEPT_WHERE_NULL and new.get(key) is None)
     ]
     if differences:
         raise InputError(

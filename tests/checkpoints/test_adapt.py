@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from vit_lightning.checkpoints.adapt import LoadRow, adapt
-from vit_lightning.checkpoints.keymap import GOOGLE, write_state
+from vit_lightning.checkpoints.dialects import GOOGLE
+from vit_lightning.checkpoints.keymap import write_state
 from vit_lightning.errors import InputError
 from vit_lightning.factory import load_model
 from vit_lightning.models.config import ResNetConfig, ViTConfig
@@ -69,7 +70,7 @@ def test_fine_tuning_starts_where_the_original_does(tag: str, keep: bool) -> Non
     )
     state, _ = adapt(source.state_dict(), source.config, target, reset_head=True)
     prefix = f"{tag}/params/"
-    arrays = dict(write_state(GOOGLE, state, target.num_heads))
+    arrays = dict(write_state(GOOGLE.rows, state, target.num_heads))
     assert {prefix + key for key in arrays} == {k for k in expected if k.startswith(prefix)}
     for key, array in arrays.items():
         np.testing.assert_allclose(array, expected[prefix + key], rtol=0, atol=1e-5, err_msg=key)

@@ -37,6 +37,15 @@ def write_members(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
+def announce(path: Path, real: int, more: int) -> None:
+    """Let the directory of an archive say that its one member has ``more`` bytes than it has."""
+    data = path.read_bytes()
+    directory = data.index(b"PK\x01\x02")
+    assert data[directory + 20 : directory + 28] == struct.pack("<II", real, real)
+    lie = struct.pack("<I", real + more)
+    path.write_bytes(data[: directory + 24] + lie + data[directory + 28 :])
+
+
 class TestReading:
     def test_shapes_and_types_come_from_the_headers(self, tmp_path: Path) -> None:
         """They are known although the array's own bytes are damaged."""
@@ -104,15 +113,9 @@ class TestReading:
 
 
 class TestRefusals:
-    def test_missing_file_says_where_weights_are(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError) as error:
-            open_npz(tmp_path / "ViT-B_16.npz")
-        text = str(error.value)
-        assert str(tmp_path / "ViT-B_16.npz") in text
-        assert "https://storage.googleapis.com/vit_models/" in text
-        assert "403" in text
-        assert "model.weights=null" in text
-        assert "experiments/quickstart.json" in text
+    def test_a_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"x\.npz: there is no such weights file"):
+            open_npz(tmp_path / "x.npz")
 
     def test_text(self, tmp_path: Path) -> None:
         (tmp_path / "x.npz").write_text("weights go here")
@@ -141,21 +144,22 @@ class TestRefusals:
             open_npz(path)
 
     def test_a_zip_that_lies_about_the_size_as_well(self, tmp_path: Path) -> None:
-        """An array the memory could never hold, announced by header and directory alike."""
-        rows = 2**27
+        """An array that is not there, announced by header and directory alike."""
+        rows = 2**22
         array = np.zeros((2, 3), np.float32)
         path = write_members(tmp_path / "x.npz", {"a": npy(array, shape=(rows, 3))})
-        data = path.read_bytes()
-        real = len(npy(array))
-        lie = struct.pack("<I", real + rows * 12 - 24)
-        directory = data.index(b"PK\x01\x02")
-        sizes = data[directory + 20 : directory + 28]
-        assert sizes == struct.pack("<II", real, real)
-        path.write_bytes(data[: directory + 24] + lie + data[directory + 28 :])
+        announce(path, len(npy(array)), rows * 12 - 24)
         file = open_npz(path)
         assert file.shapes["a"] == (rows, 3)
         with pytest.raises(InputError, match="damaged"):
             file["a"]
+
+    def test_an_array_that_no_memory_could_hold(self, tmp_path: Path) -> None:
+        array = np.zeros((2, 3), np.float32)
+        path = write_members(tmp_path / "x.npz", {"a": npy(array, shape=(2**27, 3))})
+        announce(path, len(npy(array)), 2**27 * 12 - 24)
+        with pytest.raises(InputError, match=r"x\.npz would grow from \d+ to 16\d{8} bytes"):
+            open_npz(path)
 
     @pytest.mark.parametrize(
         "data",

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from vit_lightning.data.cifar import CIFAR, CifarArchive, open_cifar, read_cifar
-from vit_lightning.data.download import file_hash
 from vit_lightning.data.sources import open_dataset
+from vit_lightning.download import file_hash
 from vit_lightning.errors import InputError
 
 

@@ -29,6 +29,12 @@ from vit_lightning.models.presets import PRESETS
         ({"patch_size": -1}, "patch_size must be"),
         ({"image_size": 15}, "an image of 15 x 15 pixels is smaller than one patch of 16 x 16"),
         ({"image_size": (224, 8)}, "smaller than one patch"),
+        ({"norm_eps": 0.0}, r"norm_eps must lie in \(0, 1\), got 0.0"),
+        ({"norm_eps": float("nan")}, "norm_eps must lie"),
+        ({"norm_eps": float("inf")}, "norm_eps must lie"),
+        ({"norm_eps": "small"}, "norm_eps must lie"),
+        ({"class_token": 3}, "class_token must be a truth value or null, got 3"),
+        ({"resnet": []}, "resnet must be a table of the stem's sizes"),
     ],
 )
 def test_impossible_models_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -47,8 +53,21 @@ def test_impossible_stages_are_refused(stages: tuple[int, ...]) -> None:
         ResNetConfig(stages)
 
 
-@pytest.mark.parametrize("width", [0, 16, 48])
-def test_a_width_without_groups_is_refused(width: int) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm_eps": 0.0}, r"resnet.norm_eps must lie in \(0, 1\), got 0.0"),
+        ({"weight_eps": float("inf")}, "resnet.weight_eps must lie"),
+        ({"eps_under_root": "no"}, "resnet.eps_under_root must be a truth value"),
+    ],
+)
+def test_impossible_stems_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ResNetConfig((1,), **changes)
+
+
+@pytest.mark.parametrize("width", [0, 16, 48, 32.0, "a"])
+def test_a_width_without_groups_is_refused(width: Any) -> None:
     with pytest.raises(InputError, match="multiple of 32"):
         ResNetConfig((1,), width)
 

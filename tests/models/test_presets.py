@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from vit_lightning.checkpoints.keymap import GOOGLE, write_state
+from vit_lightning.checkpoints.dialects import GOOGLE
+from vit_lightning.checkpoints.keymap import write_state
 from vit_lightning.errors import InputError
 from vit_lightning.models.presets import PRESETS, preset, preset_name
 from vit_lightning.models.vit import VisionTransformer
@@ -41,7 +42,7 @@ def test_preset_is_the_official_model(name: str) -> None:
     """Parameter count, every array with its name and shape, and the rest of the configuration."""
     official, model = OFFICIAL[name], _on_meta(name)
     assert sum(p.numel() for p in model.parameters()) == official["num_parameters"]
-    written = write_state(GOOGLE, model.state_dict(), model.config.num_heads)
+    written = write_state(GOOGLE.rows, model.state_dict(), model.config.num_heads)
     assert {key: list(t.shape) for key, t in written} == official["shapes"]
     assert model.config.pool == official["config"]["classifier"]
     transformer = official["config"]["transformer"]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from vit_lightning.models.config import ResNetConfig
 from vit_lightning.models.resnet import ResNet, StdConv2d, pad_same
@@ -25,7 +26,7 @@ def test_same_padding_gives_the_ceiling_and_puts_the_odd_pixel_last(
 
 def test_filters_are_standardised() -> None:
     torch.manual_seed(0)
-    conv = StdConv2d(4, 6, 3)
+    conv = StdConv2d(ResNetConfig(()), 4, 6, 3)
     x = torch.rand(2, 4, 8, 8)
     expected = conv(x)
     with torch.no_grad():
@@ -42,3 +43,27 @@ def test_output_is_what_the_configuration_says(stages: tuple[int, ...]) -> None:
     for _ in range(config.num_halvings):
         height, width = -(-height // 2), -(-width // 2)
     assert out.shape == (1, config.out_channels, height, width)
+
+
+@pytest.mark.parametrize("eps_under_root", [False, True])
+def test_epsilons_stand_where_the_configuration_says(eps_under_root: bool) -> None:
+    """In the original beside the deviation, in timm under the root; a plain filter shows both."""
+    torch.manual_seed(0)
+    config = ResNetConfig((), 32, 1e-3, 1e-2, eps_under_root)
+    stem = ResNet(config, in_channels=2).stem
+    with torch.no_grad():
+        stem.conv.weight.normal_(std=1e-2)
+        x = torch.rand(1, 2, 16, 16)
+        found = stem.conv(x)
+        weight = stem.conv.weight.double()
+        deviation = weight.std(dim=(1, 2, 3), correction=0, keepdim=True)
+        scale = (deviation.square() + 1e-2).sqrt() if eps_under_root else deviation + 1e-2
+        weight = (weight - weight.mean(dim=(1, 2, 3), keepdim=True)) / scale
+        expected = F.conv2d(pad_same(x.double(), 7, 2), weight, stride=2)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_every_norm_has_the_epsilon_of_the_configuration() -> None:
+    model = ResNet(ResNetConfig((1, 2), 32, norm_eps=1e-3), in_channels=3)
+    epsilons = [module.eps for module in model.modules() if isinstance(module, nn.GroupNorm)]
+    assert epsilons == [1e-3] * (1 + 4 + 4 + 3)

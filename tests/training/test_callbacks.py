@@ -198,15 +198,19 @@ class Pictures:
 def test_pictures_are_drawn_at_the_steps_of_the_scalars(
     tmp_path: Path, make_task: MakeTask, make_data: MakeData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures, models = Pictures(monkeypatch), []
+    pictures, models, batches = Pictures(monkeypatch), [], []
 
     def draw(model: Any) -> Figure:
         models.append(model)
         return Figure()
 
+    def unnormalised(images: torch.Tensor) -> torch.Tensor:
+        batches.append(images.shape)
+        return images
+
     loggers = build_loggers(["tensorboard"], tmp_path, run_name="", step=0)
-    task = make_task(4)
-    _fit(task, make_data(4, micro_batch=4), [PictureLog(("a", "b", "c"), draw)], loggers)
+    task, log = make_task(4), PictureLog(("a", "b", "c"), unnormalised, draw)
+    _fit(task, make_data(4, micro_batch=4), [log], loggers)
     assert pictures.added == [
         ("train/batch", 0),
         ("val/attention", 1),
@@ -215,6 +219,7 @@ def test_pictures_are_drawn_at_the_steps_of_the_scalars(
         ("model/position_embedding", 3),
     ]
     assert models == [task.model, task.model]
+    assert batches == [(3, 1, 16, 16)]
 
 
 def test_without_tensorboard_nothing_is_drawn(
@@ -226,5 +231,6 @@ def test_without_tensorboard_nothing_is_drawn(
         raise AssertionError
 
     loggers = build_loggers(["csv"], tmp_path, run_name="", step=0)
-    _fit(make_task(2), make_data(2), [PictureLog(("a", "b", "c"), draw)], loggers)
+    log = PictureLog(("a", "b", "c"), lambda images: images, draw)
+    _fit(make_task(2), make_data(2), [log], loggers)
     assert pictures.added == []

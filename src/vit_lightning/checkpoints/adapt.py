@@ -52,19 +52,26 @@ class LoadRow:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every tensor of a file; ``str()`` makes a table of it."""
+    """What became of every tensor of a file; ``str()`` makes a table of it.
+
+    Args:
+        rows: a tensor each.
+        notes: what else is to be known of the weights, such as what a mirror of them lacks.
+    """
 
     rows: tuple[LoadRow, ...]
+    notes: tuple[str, ...] = ()
 
     def with_dropped(self, names: Iterable[str], why: str) -> "LoadReport":
         """The report with more rows, for arrays of the file that were never weights."""
-        return LoadReport(self.rows + tuple(LoadRow(name, "dropped", why, 0) for name in names))
+        dropped = tuple(LoadRow(name, "dropped", why, 0) for name in names)
+        return replace(self, rows=self.rows + dropped)
 
     def __str__(self) -> str:
         lines = self._lines()
         width = max((len(name) for name, _, _ in lines), default=0)
         table = [f"{name:<{width}}  {action:<9}  {detail}" for name, action, detail in lines]
-        return "\n".join([*table, self._summary()])
+        return "\n".join([*table, self._summary(), *self.notes])
 
     def _lines(self) -> list[tuple[str, str, str]]:
         """(name, action, detail), rows of a group and action gathered in one."""

@@ -8,27 +8,13 @@ from vit_lightning.errors import InputError
 
 Format = Literal["npz", "safetensors", "torch"]
 
-_READABLE = "a .npz in Google's layout, a .safetensors of this package or a Lightning .ckpt"
-_GET_AGAIN = "copy or download it again and compare its size with the source's"
-
-
-def missing_weights_message(path: str | Path) -> str:
-    """What to tell someone whose weights file is not there."""
-    if Path(path).suffix in (".ckpt", ".safetensors"):  # made here, not downloaded
-        return (
-            f"{path}: there is no such weights file. A training run puts its best weights at "
-            f"checkpoint/<experiment name>.ckpt and in its own folder under runs/"
-        )
-    return (
-        f"{path}: there is no such weights file.\n"
-        "Google's bucket (https://storage.googleapis.com/vit_models/...) has answered 403 "
-        "(forbidden) to anonymous users since February 2026. Any copy of the .npz in Google's "
-        "layout will do: put it at this path. The Hugging Face Hub has the same weights "
-        "(google/vit-base-patch16-224-in21k, timm/vit_base_patch16_224.augreg_in21k), but in "
-        "other layouts, which are not read here.\n"
-        "Meanwhile train from scratch with model.weights=null, or start with "
-        "experiments/quickstart.json."
-    )
+GET_AGAIN = "copy or download it again and compare its size with the source's"
+_READABLE = "a .npz in Google's layout, a .safetensors, or a .ckpt, .pth or .bin of torch"
+# How torch.save began its files before it wrote zip archives (2020): a pickled number.
+_LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# Numbers hardly compress; a head of zeros does. A hundredfold, nothing but zeros would.
+_MOST_UNPACKED, _SMALL = 20, 1 << 26
+_NUMPY_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def file_format(path: str | Path) -> Format:
@@ -39,9 +25,9 @@ def file_format(path: str | Path) -> Format:
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(missing_weights_message(path))
+        raise InputError(f"{path}: there is no such weights file")
     if not path.is_file():
-        raise InputError(f"{path} is a folder, not a weights file; name the file inside it")
+        raise InputError(f"{path} is no file; name the weights file")
     try:
         with path.open("rb") as file:
             start = file.read(512)
@@ -49,11 +35,13 @@ def file_format(path: str | Path) -> Format:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if start.startswith(b"PK"):
         return _zip_format(path)
+    if start.startswith(_LEGACY_TORCH):
+        return "torch"
     size = path.stat().st_size
     # A safetensors file opens with the length of its JSON header in eight bytes.
     if len(start) > 8 and start[8:9] == b"{":
         if 8 + int.from_bytes(start[:8], "little") > size:
-            raise InputError(f"{path} ends inside its header: it is cut short; {_GET_AGAIN}")
+            raise InputError(f"{path} ends inside its header: it is cut short; {GET_AGAIN}")
         return "safetensors"
     raise InputError(f"{path} {_what_else(start)}. Expected {_READABLE}")
 
@@ -72,12 +60,18 @@ def require_format(path: str | Path, wanted: Format) -> None:
 def _zip_format(path: Path) -> Format:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise InputError(f"{path} is cut short or damaged ({error}); {_GET_AGAIN}") from error
+        raise InputError(f"{path} is cut short or damaged ({error}); {GET_AGAIN}") from error
+    names = [member.filename for member in members]
     if any(name.endswith(".npy") for name in names):
+        _refuse_bomb(path, members)
         return "npz"
     if any(name.endswith("data.pkl") for name in names):
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise InputError(
+                f"{path} is compressed, which torch.save never does; save the weights again"
+            )
         return "torch"
     raise InputError(
         f"{path} is a zip archive without arrays or tensors "
@@ -85,10 +79,25 @@ def _zip_format(path: Path) -> Format:
     )
 
 
+def _refuse_bomb(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    # Of other methods all that is read is unpacked at once, however much that may be.
+    if any(member.compress_type not in _NUMPY_METHODS for member in members):
+        raise InputError(
+            f"{path} is packed by a method that NumPy does not use, so it was not opened; save "
+            f"the weights again"
+        )
+    unpacked, size = sum(member.file_size for member in members), path.stat().st_size
+    if unpacked > max(_MOST_UNPACKED * size, _SMALL):
+        raise InputError(
+            f"{path} would grow from {size} to {unpacked} bytes when unpacked; weights do not "
+            f"compress like that, so it was not opened"
+        )
+
+
 def _what_else(start: bytes) -> str:
     """Completes the sentence "the file ..." for what people hand in by mistake."""
     if not start:
-        return f"is empty; {_GET_AGAIN}"
+        return f"is empty; {GET_AGAIN}"
     if start.startswith(b"\x80"):
         return (
             "is a bare pickle (an old torch.save or pickle.dump). Reading one can run any code, "

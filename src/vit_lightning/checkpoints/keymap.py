@@ -1,12 +1,13 @@
-"""Names and layouts of weights: one table of rows for each dialect, read in both directions.
+"""Names and layouts of weights: a table of rows for each dialect, read in both directions.
 
 A row says which arrays of a file make one of our tensors, and how. Reading goes from the keys
 of our model to those of the file, writing the same way; so a table needs no list of conditions:
 what the model does not have is not looked for, and what is left over in the file is an error.
+The tables themselves are in :mod:`.dialects`.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -23,43 +24,20 @@ Shape = tuple[int, ...]
 class Transform:
     """How arrays of a file become one of our tensors, and back.
 
-    Both directions take the number of attention heads, and work on ``meta`` tensors too, which
-    is how the shapes expected in a file are found.
+    Both directions work on ``meta`` tensors too, which is how shapes are found without reading.
 
     Args:
         to_ours: arrays of the file, in the row's order → our tensor.
-        to_theirs: the inverse.
+        to_theirs: our tensor and the number of attention heads → the arrays.
         ignores_leading_ones: whether (1, 1, 1, C) in the file is as good as (C,).
     """
 
-    to_ours: Callable[[tuple[Tensor, ...], int], Tensor]
+    to_ours: Callable[[tuple[Tensor, ...]], Tensor]
     to_theirs: Callable[[Tensor, int], tuple[Tensor, ...]]
     ignores_leading_ones: bool = False
 
 
-SAME = Transform(lambda x, heads: x[0], lambda t, heads: (t,))
-# Flax: (in, out); torch: (out, in).
-DENSE = Transform(lambda x, heads: x[0].T, lambda t, heads: (t.T,))
-# Flax: (height, width, in, out); torch: (out, in, height, width).
-CONV = Transform(
-    lambda x, heads: x[0].permute(3, 2, 0, 1), lambda t, heads: (t.permute(2, 3, 1, 0),)
-)
-# Early Flax wrote the scale and bias of a GroupNorm as (1, 1, 1, C).
-FLAT = Transform(lambda x, heads: x[0].reshape(-1), lambda t, heads: (t,), True)
-# Query, key and value, each (hidden, heads, head_dim), over one another as rows of one matrix.
-QKV_KERNEL = Transform(
-    lambda x, heads: torch.cat([part.reshape(part.shape[0], -1).T for part in x]),
-    lambda t, heads: tuple(part.T.reshape(t.shape[1], heads, -1) for part in t.chunk(3)),
-)
-QKV_BIAS = Transform(
-    lambda x, heads: torch.cat([part.reshape(-1) for part in x]),
-    lambda t, heads: tuple(part.reshape(heads, -1) for part in t.chunk(3)),
-)
-# (heads, head_dim, hidden).
-OUT_KERNEL = Transform(
-    lambda x, heads: x[0].reshape(-1, x[0].shape[-1]).T,
-    lambda t, heads: (t.T.reshape(heads, -1, t.shape[0]),),
-)
+SAME = Transform(lambda x: x[0], lambda t, heads: (t,))
 
 
 @dataclass(frozen=True)
@@ -69,7 +47,8 @@ class Row:
     Args:
         theirs: keys in the file, with placeholders.
         ours: key in our state dict. Placeholders: ``{block}``, ``{stage}``, ``{unit}``, ``{n}``
-            are numbers (``{stage+1}`` is its successor), ``{name}`` is anything.
+            are numbers (``{stage+1}`` is its successor), ``{p}`` is "weight" or "bias",
+            ``{name}`` is anything.
         transform: from the one to the other.
     """
 
@@ -82,72 +61,43 @@ class Row:
         found = _pattern(self.ours).fullmatch(key)
         if found is None:
             return None
-        values = found.groupdict()
-        values |= {f"{k}+1": str(int(v) + 1) for k, v in values.items() if v.isdigit()}
-        return tuple(_PLACEHOLDER.sub(lambda m: values[m[1]], theirs) for theirs in self.theirs)
+        values = {name: found[name] for name in found.re.groupindex}
+        values |= {f"{k}+1": str(int(v) + 1) for k, v in values.items() if k not in _MEANINGS}
+        return tuple(_fill(theirs, values) for theirs in self.theirs)
+
+    def match_theirs(self, key: str) -> str | None:
+        """Our key for one in the file, or None if the row is not about it."""
+        for theirs in self.theirs:
+            if found := _pattern(theirs).fullmatch(key):
+                values = {name: found[name] for name in found.re.groupindex}
+                values |= {
+                    name.removesuffix("_next"): str(int(value) - 1)
+                    for name, value in values.items()
+                    if name.endswith("_next")
+                }
+                return _fill(self.ours, values)
+        return None
 
 
-_PLACEHOLDER = re.compile(r"\{([a-z+1]+)\}")
+_PLACEHOLDER = re.compile(r"\{([a-z]+(?:\+1)?)\}")
+_MEANINGS = {"name": ".+", "p": "weight|bias"}
+_MOST_LAYERS = 1000
+_WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_NUMBER = "[0-9]{1,9}"  # Python refuses to convert thousands of digits
+
+
+def _fill(template: str, values: Mapping[str, str]) -> str:
+    return _PLACEHOLDER.sub(lambda m: values[m[1]], template)
 
 
 @cache
-def _pattern(ours: str) -> re.Pattern[str]:
-    parts = _PLACEHOLDER.split(ours)  # text, placeholder, text, ...
+def _pattern(template: str) -> re.Pattern[str]:
+    parts = _PLACEHOLDER.split(template)  # text, placeholder, text, ...
     parts[::2] = [re.escape(text) for text in parts[::2]]
-    parts[1::2] = [f"(?P<{n}>{'.+' if n == 'name' else '[0-9]+'})" for n in parts[1::2]]
-    return re.compile("".join(parts))
-
-
-_BLOCK = "Transformer/encoderblock_{block}/"
-_ATTENTION = _BLOCK + "MultiHeadDotProductAttention_1/"
-_UNIT = "block{stage+1}/unit{unit+1}/"
-_OUR_UNIT = "patch_embed.backbone.stages.{stage}.blocks.{unit}."
-
-GOOGLE: tuple[Row, ...] = (
-    Row(("cls",), "cls_token"),
-    Row(("Transformer/posembed_input/pos_embedding",), "pos_embed"),
-    Row(("embedding/kernel",), "patch_embed.proj.weight", CONV),
-    Row(("embedding/bias",), "patch_embed.proj.bias"),
-    Row(("conv_root/kernel",), "patch_embed.backbone.stem.conv.weight", CONV),
-    Row(("gn_root/scale",), "patch_embed.backbone.stem.norm.weight", FLAT),
-    Row(("gn_root/bias",), "patch_embed.backbone.stem.norm.bias", FLAT),
-    Row((_UNIT + "conv{n}/kernel",), _OUR_UNIT + "conv{n}.weight", CONV),
-    Row((_UNIT + "gn{n}/scale",), _OUR_UNIT + "norm{n}.weight", FLAT),
-    Row((_UNIT + "gn{n}/bias",), _OUR_UNIT + "norm{n}.bias", FLAT),
-    Row((_UNIT + "conv_proj/kernel",), _OUR_UNIT + "downsample.conv.weight", CONV),
-    Row((_UNIT + "gn_proj/scale",), _OUR_UNIT + "downsample.norm.weight", FLAT),
-    Row((_UNIT + "gn_proj/bias",), _OUR_UNIT + "downsample.norm.bias", FLAT),
-    Row((_BLOCK + "LayerNorm_0/scale",), "blocks.{block}.norm1.weight"),
-    Row((_BLOCK + "LayerNorm_0/bias",), "blocks.{block}.norm1.bias"),
-    Row(
-        tuple(_ATTENTION + f"{part}/kernel" for part in ("query", "key", "value")),
-        "blocks.{block}.attn.qkv.weight",
-        QKV_KERNEL,
-    ),
-    Row(
-        tuple(_ATTENTION + f"{part}/bias" for part in ("query", "key", "value")),
-        "blocks.{block}.attn.qkv.bias",
-        QKV_BIAS,
-    ),
-    Row((_ATTENTION + "out/kernel",), "blocks.{block}.attn.proj.weight", OUT_KERNEL),
-    Row((_ATTENTION + "out/bias",), "blocks.{block}.attn.proj.bias"),
-    Row((_BLOCK + "LayerNorm_2/scale",), "blocks.{block}.norm2.weight"),
-    Row((_BLOCK + "LayerNorm_2/bias",), "blocks.{block}.norm2.bias"),
-    Row((_BLOCK + "MlpBlock_3/Dense_0/kernel",), "blocks.{block}.mlp.fc1.weight", DENSE),
-    Row((_BLOCK + "MlpBlock_3/Dense_0/bias",), "blocks.{block}.mlp.fc1.bias"),
-    Row((_BLOCK + "MlpBlock_3/Dense_1/kernel",), "blocks.{block}.mlp.fc2.weight", DENSE),
-    Row((_BLOCK + "MlpBlock_3/Dense_1/bias",), "blocks.{block}.mlp.fc2.bias"),
-    Row(("Transformer/encoder_norm/scale",), "norm.weight"),
-    Row(("Transformer/encoder_norm/bias",), "norm.bias"),
-    Row(("pre_logits/kernel",), "pre_logits.weight", DENSE),
-    Row(("pre_logits/bias",), "pre_logits.bias"),
-    Row(("head/kernel",), "head.weight", DENSE),
-    Row(("head/bias",), "head.bias"),
-)
-"""Google's layout (original ``vit_jax/checkpoint.py``), sub-modules numbered the old way."""
-
-NATIVE: tuple[Row, ...] = (Row(("{name}",), "{name}"),)
-"""Our own names and layout."""
+    parts[1::2] = [
+        f"(?P<{name.replace('+1', '_next')}>{_MEANINGS.get(name, _NUMBER)})" for name in parts[1::2]
+    ]
+    return re.compile("".join(parts), re.ASCII)
 
 
 class Arrays(Protocol):
@@ -163,8 +113,93 @@ class Arrays(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Renamed:
+    """The arrays under ``prefix``, without it.
+
+    Args:
+        arrays: the file.
+        prefix: what stands before every name, such as ``module.``; "" for nothing.
+    """
+
+    arrays: Arrays
+    prefix: str
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Key without the prefix → shape, of those that have it."""
+        start = len(self.prefix)
+        shapes = self.arrays.shapes
+        return {key[start:]: shapes[key] for key in shapes if key.startswith(self.prefix)}
+
+    def __getitem__(self, key: str) -> Any:
+        return self.arrays[self.prefix + key]
+
+
+class Unstacked:
+    """Arrays in which the layers of a scan, one array for all, stand as ``name[0]``, ``name[1]``.
+
+    Args:
+        arrays: the file.
+        prefix: what the names of stacked arrays begin with; their first axis is the layer.
+    """
+
+    def __init__(self, arrays: Arrays, prefix: str):
+        self._arrays = arrays
+        self._kept: dict[str, Any] = {}
+        self.shapes: dict[str, Shape] = {}
+        for key, shape in arrays.shapes.items():
+            if not key.startswith(prefix):
+                self.shapes[key] = shape
+            elif not shape or shape[0] > _MOST_LAYERS:
+                raise InputError(f"{key} has shape {tuple(shape)}; its first axis is no layer's")
+            else:
+                self.shapes |= {f"{key}[{layer}]": shape[1:] for layer in range(shape[0])}
+
+    def __getitem__(self, key: str) -> Any:
+        name, bracket, layer = key.partition("[")
+        if not bracket:
+            return self._arrays[key]
+        if name not in self._kept:
+            if len(self._kept) == 3:  # query, key and value are read together
+                del self._kept[next(iter(self._kept))]
+            self._kept[name] = self._arrays[name]
+        return self._kept[name][int(layer.removesuffix("]"))]
+
+
+def our_shapes(rows: Sequence[Row], shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """The shapes that a file's arrays have as tensors of ours, without reading one.
+
+    Keys that no row is about, and tensors of which an array is missing, are left out: reading
+    names them.
+
+    Raises:
+        InputError: arrays whose shapes do not go with one another, or with their names.
+    """
+    found: dict[str, Shape] = {}
+    for key in shapes:
+        for row in rows:
+            ours = row.match_theirs(key)
+            if ours is None:
+                continue
+            theirs = row.match(ours)
+            if ours not in found and theirs is not None and all(name in shapes for name in theirs):
+                found[ours] = _shape_of(row, theirs, shapes)
+            break
+    return found
+
+
+def _shape_of(row: Row, theirs: tuple[str, ...], shapes: Mapping[str, Shape]) -> Shape:
+    try:
+        arrays = tuple(torch.empty(shapes[key], device="meta") for key in theirs)
+        return tuple(row.transform.to_ours(arrays).shape)
+    except (RuntimeError, IndexError, TypeError, ValueError, OverflowError) as error:
+        described = ", ".join(f"{key} {tuple(shapes[key])}" for key in theirs)
+        raise InputError(f"arrays of shapes that no Vision Transformer has: {described}") from error
+
+
 def read_state(
-    rows: tuple[Row, ...], arrays: Arrays, shapes: Mapping[str, Shape], num_heads: int
+    rows: Sequence[Row], arrays: Arrays, shapes: Mapping[str, Shape], num_heads: int
 ) -> dict[str, Tensor]:
     """A file's arrays as our state dict, float32, read one after the other.
 
@@ -175,37 +210,57 @@ def read_state(
         num_heads: attention heads of the model.
 
     Raises:
-        InputError: arrays that are missing, left over, or of another shape, named.
+        InputError: arrays that are missing, left over, of another shape, or hold what is no
+            finite number; named.
     """
-    plan = {ours: _row_for(rows, ours) for ours in shapes}
-    _check_complete({key for _, theirs in plan.values() for key in theirs}, set(arrays.shapes))
+    plan = {ours: row_for(rows, ours) for ours in shapes}
+    found = arrays.shapes
+    _check_complete({key for _, theirs in plan.values() for key in theirs}, set(found))
     for ours, (row, theirs) in plan.items():
-        _check_shapes(row, theirs, arrays.shapes, shapes[ours], num_heads)
-    return {
-        ours: _to_ours(row, [arrays[key] for key in theirs], num_heads)
-        for ours, (row, theirs) in plan.items()
-    }
+        _check_shapes(row, theirs, found, shapes[ours], num_heads)
+    # Row by row, so that layers stacked in one array of the file are cut from it together.
+    order = sorted(plan, key=lambda ours: rows.index(plan[ours][0]))
+    read = {ours: _read_tensor(plan[ours][0], plan[ours][1], arrays) for ours in order}
+    return {ours: read[ours] for ours in plan}
 
 
 def write_state(
-    rows: tuple[Row, ...], state: Mapping[str, Tensor], num_heads: int
+    rows: Sequence[Row], state: Mapping[str, Tensor], num_heads: int
 ) -> Iterator[tuple[str, Tensor]]:
     """Our state dict as (key, tensor) pairs of another dialect, made one after the other."""
     for ours, tensor in state.items():
-        row, theirs = _row_for(rows, ours)
+        row, theirs = row_for(rows, ours)
         yield from zip(theirs, row.transform.to_theirs(tensor, num_heads), strict=True)
 
 
-def _row_for(rows: tuple[Row, ...], ours: str) -> tuple[Row, tuple[str, ...]]:
+def row_for(rows: Sequence[Row], ours: str) -> tuple[Row, tuple[str, ...]]:
+    """The row about one of our keys, and the keys of the file.
+
+    Raises:
+        InputError: the dialect has no name for it.
+    """
     for row in rows:
         if (theirs := row.match(ours)) is not None:
             return row, theirs
-    raise KeyError(f"no row of the table is about {ours}")
+    raise InputError(f"this layout has no name for {ours}")
 
 
-def _to_ours(row: Row, arrays: list[Any], num_heads: int) -> Tensor:
-    tensors = tuple(torch.as_tensor(array).float() for array in arrays)
-    return row.transform.to_ours(tensors, num_heads).contiguous()
+def _read_tensor(row: Row, theirs: tuple[str, ...], arrays: Arrays) -> Tensor:
+    tensors = []
+    for key in theirs:
+        tensor = torch.as_tensor(arrays[key])
+        if tensor.dtype not in _WEIGHTS:
+            raise InputError(
+                f"{key} is of type {tensor.dtype}; weights are floating-point, of 16 bits or more"
+            )
+        tensor = tensor.float()
+        if not torch.isfinite(tensor).all():
+            raise InputError(
+                f"{key} holds values that are no finite numbers (NaN or infinity): the training "
+                f"that made these weights diverged, or the file is damaged; take an earlier one"
+            )
+        tensors.append(tensor)
+    return row.transform.to_ours(tuple(tensors)).contiguous()
 
 
 def _check_complete(wanted: set[str], found: set[str]) -> None:

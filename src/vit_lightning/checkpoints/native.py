@@ -1,32 +1,31 @@
-"""Our own files: ``.safetensors`` with a description in its header, and Lightning's ``.ckpt``."""
+"""What travels with weights of our own: written into a ``.safetensors``, read from any file."""
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vit_lightning.checkpoints.formats import require_format
 from vit_lightning.errors import InputError
 from vit_lightning.files import atomic_write
 from vit_lightning.models.config import ViTConfig
 
-Shape = tuple[int, ...]
+DESCRIPTION_KEY = "vit_lightning"
+"""Where a Lightning checkpoint, or a file beside weights, describes their model."""
 
-LIGHTNING_KEY = "vit_lightning"
-"""Where a Lightning checkpoint of this package describes its model."""
+STATE_PREFIX = "model."
+"""What stands before our names in a Lightning checkpoint of this package."""
 
-_STATE_PREFIX = "model."
+NATIVE_LAYOUT = "native"
+"""Our own names; other layouts are those of the library that a file is written for."""
+
 _FORMAT_KEY = "vit_lightning.format"
+_LAYOUT_KEY = "vit_lightning.layout"
 _FORMAT_VERSION = 1
-_REMAP_AFTER = 1 << 26  # bytes
-_GET_AGAIN = "copy or download it again"
 
 
 @dataclass(frozen=True)
@@ -46,32 +45,6 @@ class Description:
     origin: dict[str, Any] | None = None
 
 
-class TensorFile:
-    """Tensors of a file, mapped into memory and copied out on access.
-
-    A copy, because a mapping changes, or crashes the process, when the file is written over. The
-    pages of a mapping count as used memory until it is closed, so it is opened anew every 64 MiB.
-
-    Args:
-        reopen: maps the file; returns a function from key to tensor.
-        shapes: key → shape.
-    """
-
-    def __init__(self, reopen: Callable[[], Callable[[str], Tensor]], shapes: dict[str, Shape]):
-        self.shapes = shapes
-        self._reopen = reopen
-        self._get: Callable[[str], Tensor] | None = None
-        self._touched = 0
-
-    def __getitem__(self, key: str) -> Tensor:
-        if self._get is None or self._touched > _REMAP_AFTER:
-            self._get, self._touched = None, 0
-            self._get = self._reopen()
-        tensor = self._get(key).clone()
-        self._touched += tensor.nbytes
-        return tensor
-
-
 def save_safetensors(
     path: str | Path,
     state: Mapping[str, Tensor],
@@ -79,6 +52,7 @@ def save_safetensors(
     classes: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     origin: Mapping[str, Any] | None = None,
+    layout: str = NATIVE_LAYOUT,
 ) -> None:
     """Write weights and all that is needed to use them, whole or not at all.
 
@@ -89,18 +63,17 @@ def save_safetensors(
         classes: name of each output of the head.
         preprocessing: how pictures become the model's input; plain JSON types.
         origin: the run and the data set it was trained on; plain JSON types.
+        layout: whose names ``state`` has.
 
     Raises:
         InputError: the file cannot be written, as when the disk is full.
     """
+    description = describe_as(config, classes, preprocessing, origin)
     metadata = {
         "format": "pt",  # what Hugging Face's readers look for
         _FORMAT_KEY: str(_FORMAT_VERSION),
-        "config": json.dumps(config.to_dict()),
-        "classes": json.dumps(None if classes is None else list(classes)),
-        "preprocessing": json.dumps(None if preprocessing is None else dict(preprocessing)),
-        "origin": json.dumps(None if origin is None else dict(origin)),
-    }
+        _LAYOUT_KEY: layout,
+    } | {key: json.dumps(value) for key, value in description.items()}
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
     with atomic_write(Path(path)) as temporary:
         try:
@@ -109,28 +82,29 @@ def save_safetensors(
             raise InputError(f"{path} cannot be written: {error}") from error
 
 
-def open_safetensors(path: str | Path) -> tuple[Description, TensorFile]:
-    """The description in a ``.safetensors`` of this package, and its tensors on access.
+def describe_as(
+    config: ViTConfig,
+    classes: Sequence[str] | None,
+    preprocessing: Mapping[str, Any] | None,
+    origin: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The plain values that :func:`describe` reads."""
+    return {
+        "config": config.to_dict(),
+        "classes": None if classes is None else list(classes),
+        "preprocessing": None if preprocessing is None else dict(preprocessing),
+        "origin": None if origin is None else dict(origin),
+    }
+
+
+def describe_safetensors(path: str | Path, metadata: Mapping[str, str]) -> Description | None:
+    """The description in the metadata of a ``.safetensors``; None if another program wrote it.
 
     Raises:
-        InputError: no file, another kind of file, a damaged one, or one of another program.
+        InputError: the description is damaged, or of another version.
     """
-    require_format(path, "safetensors")
-
-    def reopen() -> Callable[[str], Tensor]:
-        return safe_open(path, framework="pt").get_tensor
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is cut short or damaged ({error}); {_GET_AGAIN}") from error
     if _FORMAT_KEY not in metadata:
-        raise InputError(
-            f"{path} was not written by this package (its header has no {_FORMAT_KEY!r}); "
-            f"other programs' .safetensors are not read"
-        )
+        return None
     if metadata[_FORMAT_KEY] != str(_FORMAT_VERSION):
         raise InputError(
             f"{path} is in version {metadata[_FORMAT_KEY]} of the format, this package reads "
@@ -139,59 +113,33 @@ def open_safetensors(path: str | Path) -> tuple[Description, TensorFile]:
     fields = ("config", "classes", "preprocessing", "origin")
     try:
         values = {key: json.loads(metadata.get(key, "null")) for key in fields}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: the description in its header is damaged ({error})") from error
-    return _describe(path, values), TensorFile(reopen, shapes)
+    return describe(path, values)
 
 
-def open_lightning(path: str | Path) -> tuple[Description, TensorFile]:
-    """The description in a Lightning ``.ckpt`` of this package, and its tensors on access.
+def has_our_names(metadata: Mapping[str, str]) -> bool:
+    """Whether the tensors of a ``.safetensors`` that describes itself have our names."""
+    return metadata.get(_LAYOUT_KEY, NATIVE_LAYOUT) == NATIVE_LAYOUT
 
-    Nothing in the file is executed: it is read with ``weights_only=True``.
+
+def are_names(values: object) -> TypeGuard[Sequence[str]]:
+    """Whether these can be the names of classes: a list of text that can be written to a file."""
+    if not isinstance(values, list | tuple) or not all(isinstance(name, str) for name in values):
+        return False
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON lets through
+        return False
+    return True
+
+
+def describe(path: str | Path, values: Mapping[str, Any]) -> Description:
+    """A description from the plain values of a file, which may hold anything.
 
     Raises:
-        InputError: no file, another kind of file, a damaged one, one that would have to run
-            code, or one of another program.
+        InputError: they do not describe a model.
     """
-    require_format(path, "torch")
-    contents = _load(path)
-    if not isinstance(contents, dict) or LIGHTNING_KEY not in contents:
-        raise InputError(
-            f"{path} is no checkpoint of this package (it has no {LIGHTNING_KEY!r} entry). "
-            f"Other programs' checkpoints are not read; Google's .npz is"
-        )
-    values, state = contents[LIGHTNING_KEY], contents.get("state_dict")
-    if not isinstance(values, dict) or not isinstance(state, dict):
-        raise InputError(f"{path}: the description or the weights are missing; {_GET_AGAIN}")
-    shapes = {
-        key.removeprefix(_STATE_PREFIX): tuple(tensor.shape)
-        for key, tensor in state.items()
-        if key.startswith(_STATE_PREFIX) and isinstance(tensor, Tensor)
-    }
-
-    def reopen() -> Callable[[str], Tensor]:
-        weights = _load(path)["state_dict"]
-        return lambda key: weights[_STATE_PREFIX + key]
-
-    return _describe(path, values), TensorFile(reopen, shapes)
-
-
-def _load(path: str | Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    # What a damaged or hostile pickle makes the reader raise has no bounds.
-    except Exception as error:
-        if asked := re.search(r"GLOBAL (\S+)", str(error)):
-            raise InputError(
-                f"{path} asks for {asked[1]} to be called while it is read, as a pickle can; it "
-                f"was not opened and nothing was executed. Only tensors and plain data are read"
-            ) from error
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path} is cut short or damaged ({reason}); {_GET_AGAIN}") from error
-
-
-def _describe(path: str | Path, values: Mapping[str, Any]) -> Description:
-    """A description from a file, which may hold anything."""
     classes, preprocessing = values.get("classes"), values.get("preprocessing")
     origin = values.get("origin")
     try:
@@ -201,7 +149,7 @@ def _describe(path: str | Path, values: Mapping[str, Any]) -> Description:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: its description of the model is damaged ({error})") from error
     if classes is not None:
-        if not isinstance(classes, list | tuple) or not all(isinstance(c, str) for c in classes):
+        if not are_names(classes):
             raise InputError(f"{path}: its class names are not a list of names")
         if len(classes) != config.num_classes:
             raise InputError(

@@ -31,7 +31,7 @@ _LINEN_NAMES = {
     "LayerNorm_1": "LayerNorm_2",
     "MlpBlock_0": "MlpBlock_3",
 }
-_LINEN = re.compile(rf"(Transformer/encoderblock_\d+/)({'|'.join(_LINEN_NAMES)})(/.*)")
+_LINEN = re.compile(rf"(Transformer/encoderblock(?:_\d+)?/)({'|'.join(_LINEN_NAMES)})(/.*)")
 _CHUNK = 1 << 22  # bytes read at once
 _DAMAGED = "the file is damaged; copy or download it again"
 

@@ -1,19 +1,44 @@
 """One way into every weights file: which model it holds, and its tensors under our names."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from vit_lightning.checkpoints.companions import Hints, read_hints
+from vit_lightning.checkpoints.dialects import GOOGLE, NATIVE, Dialect, find_dialect
 from vit_lightning.checkpoints.formats import file_format
 from vit_lightning.checkpoints.infer import infer_config
-from vit_lightning.checkpoints.keymap import GOOGLE, NATIVE, Arrays, Row, Shape, read_state
-from vit_lightning.checkpoints.native import Description, open_lightning, open_safetensors
+from vit_lightning.checkpoints.keymap import (
+    Arrays,
+    Renamed,
+    Row,
+    Shape,
+    Unstacked,
+    our_shapes,
+    read_state,
+    row_for,
+)
+from vit_lightning.checkpoints.locate import Located, locate_weights
+from vit_lightning.checkpoints.native import (
+    DESCRIPTION_KEY,
+    STATE_PREFIX,
+    Description,
+    describe,
+    describe_safetensors,
+    has_our_names,
+)
 from vit_lightning.checkpoints.npz import open_npz
+from vit_lightning.checkpoints.tensors import open_safetensors, open_torch
 from vit_lightning.errors import InputError
+from vit_lightning.json_file import read_json
 from vit_lightning.models.config import Pool, Size, ViTConfig
+
+_MOST_WORDS = 2000  # characters of a message
+_QKV = "blocks.0.attn.qkv.weight"
+_SCANNED = "Transformer/encoderblock/"  # big_vision's blocks, when they are scanned over
 
 
 @dataclass(frozen=True)
@@ -21,18 +46,22 @@ class WeightsFile:
     """A weights file of any kind, understood but not yet read.
 
     Args:
-        path: the file.
+        located: where it is, and how it was found.
         description: its model, class names and preprocessing.
         arrays: its arrays, read on access.
-        rows: its dialect.
+        rows: its key table.
+        dialect: whose names and layout these are, for people.
         training_state: names of what it holds beside weights.
+        notes: what is to be known of how it was found and understood.
     """
 
-    path: Path
+    located: Located
     description: Description
     arrays: Arrays
     rows: tuple[Row, ...]
+    dialect: str
     training_state: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def config(self) -> ViTConfig:
@@ -40,14 +69,9 @@ class WeightsFile:
         return self.description.config
 
     @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Name of each output of the head, if the file has them."""
-        return self.description.classes
-
-    @property
-    def preprocessing(self) -> dict[str, Any] | None:
-        """How pictures become the model's input, if the file says so."""
-        return self.description.preprocessing
+    def source(self) -> str:
+        """What to call it: the file, or the name it was found by."""
+        return self.located.source
 
     def read(self, shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
         """All weights under our names, float32, read one after the other.
@@ -61,48 +85,195 @@ class WeightsFile:
         try:
             return read_state(self.rows, self.arrays, shapes, self.config.num_heads)
         except InputError as error:
-            raise InputError(_at(self.path, error)) from error
+            raise _at(self.located.path, error) from error
 
 
 def open_weights(
-    path: str | Path, image_size: int | Size | None = None, pool: Pool | None = None
+    weights: str | Path | Located,
+    image_size: int | Size | None = None,
+    pool: Pool | None = None,
+    num_heads: int | None = None,
 ) -> WeightsFile:
-    """Open a ``.npz`` of Google's layout, or a ``.safetensors`` or ``.ckpt`` of this package.
+    """Find weights, open them, and understand which model they are.
 
     Args:
-        path: the file; its contents decide, not its suffix.
-        image_size: what a ``.npz`` cannot tell; see :func:`~.infer.infer_config`.
-        pool: likewise; our own files say so themselves, and it replaces what they say.
+        weights: a file, a folder, an official name, a Hub id or an address; see
+            :func:`~.locate.locate_weights`. A file's contents decide what it is, not its suffix.
+        image_size: what arrays cannot tell; see :func:`~.infer.infer_config`.
+        pool: likewise; files that say so themselves are overruled.
+        num_heads: likewise, for the layouts that do not show it; used where nothing else says it.
 
     Raises:
-        InputError: there is no such file, or it cannot be used; the message says why.
+        InputError: there are no such weights, or they cannot be used; the message says why.
     """
-    path = Path(path)
-    kind = file_format(path)
-    if kind == "npz":
-        file = open_npz(path)
-        try:
-            config = infer_config(file.shapes, image_size, pool)
-        except InputError as error:
-            raise InputError(_at(path, error)) from error
-        return WeightsFile(path, Description(config), file, GOOGLE, file.training_state)
-    opener = open_safetensors if kind == "safetensors" else open_lightning
-    description, tensors = opener(path)
-    _check_plausible(path, description.config, len(tensors.shapes))
-    if pool is not None:
-        config = description.config
-        changed = config.replace(pool=pool, class_token=config.class_token)
-        description = replace(description, config=changed)
-    return WeightsFile(path, description, tensors, NATIVE)
+    located = weights if isinstance(weights, Located) else locate_weights(weights)
+    try:
+        opened = _OPENERS[file_format(located.path)](located.path)
+        if "vit.json" in located.companions:
+            opened = replace(opened, description=_beside(located.companions["vit.json"]))
+        if opened.native is not None and opened.description is not None:
+            description = _read_as(opened.description, opened.native, pool)
+            return WeightsFile(
+                located, description, opened.native, NATIVE, "vit-lightning", (), located.notes
+            )
+        dialect, arrays = find_dialect(opened.arrays)
+        notes = located.notes
+        if opened.description is not None:
+            description = _read_as(opened.description, arrays, pool)
+        else:
+            told = _Told(image_size, pool, num_heads)
+            description = _understand(located, dialect, arrays.shapes, told)
+            notes += _assumed(located, dialect, description)
+        rest = opened.training_state
+        return WeightsFile(located, description, arrays, dialect.rows, dialect.name, rest, notes)
+    except InputError as error:
+        raise _at(located.path, error) from error
 
 
-def _check_plausible(path: Path, config: ViTConfig, num_tensors: int) -> None:
-    """Refuse a description that would take forever to build and cannot be true."""
+def describes_itself(weights: str | Path | Located) -> bool:
+    """Whether weights say themselves which model they are, completely, as those of ours do.
+
+    Raises:
+        InputError: there are no such weights, or they cannot be used.
+    """
+    located = weights if isinstance(weights, Located) else locate_weights(weights)
+    if "vit.json" in located.companions:
+        return True
+    try:
+        return _OPENERS[file_format(located.path)](located.path).description is not None
+    except InputError as error:
+        raise _at(located.path, error) from error
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A file whose names are not yet understood.
+
+    ``description`` is what it says of itself in our words, ``native`` the arrays under our names
+    if that is what they are.
+    """
+
+    arrays: Arrays
+    description: Description | None = None
+    native: Arrays | None = None
+    training_state: tuple[str, ...] = ()
+
+
+def _open_npz(path: Path) -> _Opened:
+    file = open_npz(path)
+    return _Opened(Unstacked(file, _SCANNED), training_state=file.training_state)
+
+
+def _open_safetensors(path: Path) -> _Opened:
+    metadata, tensors = open_safetensors(path)
+    description = describe_safetensors(path, metadata)
+    ours = description is not None and has_our_names(metadata)
+    return _Opened(tensors, description, tensors if ours else None)
+
+
+def _open_torch(path: Path) -> _Opened:
+    file = open_torch(path)
+    values = file.beside.get(DESCRIPTION_KEY)
+    if values is None:
+        return _Opened(file.tensors, training_state=tuple(file.beside))
+    try:
+        plain = json.loads(json.dumps(values))  # no other types, whose methods could be anything
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: its description of the model is damaged ({error})") from error
+    if not isinstance(plain, dict):
+        raise InputError(f"{path}: its description of the model is damaged")
+    return _Opened(file.tensors, describe(path, plain), Renamed(file.tensors, STATE_PREFIX))
+
+
+_OPENERS: dict[str, Callable[[Path], _Opened]] = {
+    "npz": _open_npz,
+    "safetensors": _open_safetensors,
+    "torch": _open_torch,
+}
+
+
+def _beside(path: Path) -> Description:
+    """The description that was written beside weights whose layout has no place for it."""
+    values = read_json(path, "description").get(DESCRIPTION_KEY)
+    if not isinstance(values, dict):
+        raise InputError(f"{path} has no {DESCRIPTION_KEY!r}: it describes no model")
+    return describe(path, values)
+
+
+def _read_as(description: Description, arrays: Arrays, pool: Pool | None) -> Description:
+    """A file's description, with another reading of the tokens if asked for."""
+    config = description.config
     layers = config.depth + sum(config.resnet.stage_depths if config.resnet else ())
-    if layers > num_tensors:
-        raise InputError(f"{path} describes {layers} layers, but holds {num_tensors} tensors")
+    if layers > len(arrays.shapes):  # it would take forever to build
+        raise InputError(f"it describes {layers} layers, but holds {len(arrays.shapes)} tensors")
+    if pool is None:
+        return description
+    return replace(description, config=config.replace(pool=pool, class_token=config.class_token))
 
 
-def _at(path: Path, error: InputError) -> str:
-    """The message with the file's name before it, once."""
-    return str(error) if str(path) in str(error) else f"{path}: {error}"
+@dataclass(frozen=True)
+class _Told:
+    """What the caller knows of weights; see :func:`open_weights`."""
+
+    image_size: int | Size | None
+    pool: Pool | None
+    num_heads: int | None
+
+
+def _understand(
+    located: Located, dialect: Dialect, shapes: Mapping[str, Shape], told: _Told
+) -> Description:
+    """A description from shapes, from what stands beside the file, and from how its library is."""
+    hints = read_hints(located.companions)
+    said = {"activation": dialect.activation, "norm_eps": dialect.norm_eps, **hints.fields}
+    if located.official is not None:  # Google's weights, whoever keeps the copy
+        said |= {"activation": GOOGLE.activation, "norm_eps": GOOGLE.norm_eps}
+    said_heads, said_pool = said.pop("num_heads", None), said.pop("pool", None)
+    config = infer_config(
+        our_shapes(dialect.rows, shapes),
+        told.image_size,
+        told.pool or said_pool,
+        file_size=hints.image_size,
+        num_heads=_heads(dialect, shapes) or said_heads or told.num_heads,
+        name_of=lambda ours: row_for(dialect.rows, ours)[1][0],
+        **said,
+    )
+    if config.resnet is not None and located.official is None:
+        config = config.replace(resnet=replace(config.resnet, **dialect.stem))
+    view = hints.preprocessing or dialect.preprocessing
+    preprocessing = None
+    if view and located.official is None:
+        size = {"image_size": list(config.image_size), "in_channels": config.in_channels}
+        preprocessing = {**view, **size}
+    return Description(config, _names(hints, config), preprocessing)
+
+
+def _names(hints: Hints, config: ViTConfig) -> tuple[str, ...] | None:
+    """Class names, unless they are those of a head that was cut off or replaced."""
+    fits = hints.classes is not None and len(hints.classes) == config.num_classes
+    return hints.classes if fits else None
+
+
+def _assumed(located: Located, dialect: Dialect, description: Description) -> tuple[str, ...]:
+    """What is said where nothing beside weights of another library tells how it computes."""
+    silent = "config.json" not in located.companions and located.official is None
+    if not silent or dialect.activation == GOOGLE.activation:
+        return ()
+    config = description.config
+    return (
+        f"no config.json stands beside the weights: computed as {dialect.name} does by default, "
+        f"with {config.activation} and norm_eps {config.norm_eps:g}",
+    )
+
+
+def _heads(dialect: Dialect, shapes: Mapping[str, Shape]) -> int | None:
+    """The attention heads, where the layout shows them: Google's has an axis for them."""
+    query = row_for(dialect.rows, _QKV)[1][0]
+    shape = shapes.get(query, ())
+    return shape[1] if len(shape) == 3 else None
+
+
+def _at(path: Path, error: InputError) -> InputError:
+    """The error with the file's name before it, once, and what it quotes of the file cut short."""
+    words = str(error) if str(path) in str(error) else f"{path}: {error}"
+    return InputError(words if len(words) <= _MOST_WORDS else f"{words[:_MOST_WORDS]} ...")

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_lightning.data.download import check_file, download
 from vit_lightning.data.pictures import ArrayPictures, Splits, count_notes
+from vit_lightning.download import check_file, download
 from vit_lightning.errors import InputError
 
 _SIDE = 32

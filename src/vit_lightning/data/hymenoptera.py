@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_lightning.data.download import download, file_hash
 from vit_lightning.data.pictures import PictureFiles, Splits, count_notes
+from vit_lightning.download import download, file_hash
 from vit_lightning.errors import InputError
 
 URL = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"

@@ -28,10 +28,17 @@ class ResNetConfig:
     Args:
         stage_depths: residual units of each stage; ``()`` is the root block alone (R+ViT-Ti_16).
         width: channels of the root block; 64 times the original's ``width_factor``.
+        norm_eps: epsilon of every GroupNorm; 1e-5 in timm's hybrids.
+        weight_eps: keeps the standardisation of filters from dividing by zero.
+        eps_under_root: (w - mean) / sqrt(variance + weight_eps), as timm has it with 1e-8, instead
+            of the original's (w - mean) / (standard deviation + weight_eps).
     """
 
     stage_depths: tuple[int, ...]
     width: int = 64
+    norm_eps: float = 1e-6
+    weight_eps: float = 1e-5
+    eps_under_root: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stage_depths", tuple(self.stage_depths))
@@ -39,11 +46,21 @@ class ResNetConfig:
             raise InputError(
                 f"resnet.stage_depths must be positive integers, got {self.stage_depths}"
             )
-        if self.width < 32 or self.width % 32:
+        if type(self.width) is not int or self.width < 32 or self.width % 32:
             raise InputError(
                 f"resnet.width must be a multiple of 32, the number of groups of every GroupNorm, "
                 f"got {self.width}"
             )
+        for name in ("norm_eps", "weight_eps"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise InputError(f"resnet.{name} must lie in (0, 1), got {getattr(self, name)!r}")
+        if type(self.eps_under_root) is not bool:
+            raise InputError(f"resnet.eps_under_root must be a truth value, got {self!r}")
+
+    @property
+    def structure(self) -> tuple[tuple[int, ...], int]:
+        """What arrays tell of a stem; the rest is how it computes with them."""
+        return self.stage_depths, self.width
 
     @property
     def num_halvings(self) -> int:
@@ -148,8 +165,12 @@ class ViTConfig:
             rate = getattr(self, name)
             if not isinstance(rate, int | float) or not 0.0 <= rate < 1.0:
                 raise InputError(f"{name} must lie in [0, 1), got {rate!r}")
-        if not isinstance(self.norm_eps, int | float) or not self.norm_eps > 0.0:
-            raise InputError(f"norm_eps must be a positive number, got {self.norm_eps!r}")
+        if not isinstance(self.norm_eps, int | float) or not 0.0 < self.norm_eps < 1.0:
+            raise InputError(f"norm_eps must lie in (0, 1), got {self.norm_eps!r}")
+        if type(self.class_token) is not bool:
+            raise InputError(f"class_token must be a truth value or null, got {self.class_token!r}")
+        if not isinstance(self.resnet, ResNetConfig | None):
+            raise InputError(f"resnet must be a table of the stem's sizes, got {self.resnet!r}")
         if self.pool == "token" and not self.class_token:
             raise InputError('pool "token" reads the class token: class_token cannot be false')
 

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from vit_lightning.models.config import ResNetConfig
 
-_WEIGHT_EPS = 1e-5  # added to the standard deviation, not under a root
-_NORM_EPS = 1e-6  # flax's GroupNorm; torch's default of 1e-5 moves the logits by 0.1
 _NUM_GROUPS = 32
 
 
@@ -26,28 +24,42 @@ def pad_same(x: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
 class StdConv2d(nn.Conv2d):
     """A convolution without bias whose filters are standardised (Qiao et al. 2019)."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1):
+    def __init__(
+        self,
+        config: ResNetConfig,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+    ):
         super().__init__(in_channels, out_channels, kernel_size, stride, bias=False)
+        self.weight_eps = config.weight_eps
+        self.eps_under_root = config.eps_under_root
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C', ceil(H / stride), ceil(W / stride))."""
-        std, mean = torch.std_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
-        weight = (self.weight - mean) / (std + _WEIGHT_EPS)
+        if self.eps_under_root:
+            var, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
+            scale = (var + self.weight_eps).sqrt()
+        else:
+            std, mean = torch.std_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
+            scale = std + self.weight_eps
+        weight = (self.weight - mean) / scale
         x = pad_same(x, self.kernel_size[0], self.stride[0])
         return F.conv2d(x, weight, stride=self.stride)
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(_NUM_GROUPS, channels, eps=_NORM_EPS)
+def _group_norm(config: ResNetConfig, channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(_NUM_GROUPS, channels, eps=config.norm_eps)
 
 
 class Stem(nn.Module):
     """7 x 7 convolution, GroupNorm, ReLU and a 3 x 3 max-pool: a quarter of the resolution."""
 
-    def __init__(self, in_channels: int, width: int):
+    def __init__(self, config: ResNetConfig, in_channels: int):
         super().__init__()
-        self.conv = StdConv2d(in_channels, width, 7, stride=2)
-        self.norm = _group_norm(width)
+        self.conv = StdConv2d(config, in_channels, config.width, 7, stride=2)
+        self.norm = _group_norm(config, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) → (B, width, H/4, W/4)."""
@@ -58,10 +70,10 @@ class Stem(nn.Module):
 class Downsample(nn.Module):
     """The projection on a unit's shortcut."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
+    def __init__(self, config: ResNetConfig, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        self.conv = StdConv2d(in_channels, out_channels, 1, stride)
-        self.norm = _group_norm(out_channels)
+        self.conv = StdConv2d(config, in_channels, out_channels, 1, stride)
+        self.norm = _group_norm(config, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C', H/stride, W/stride)."""
@@ -71,18 +83,18 @@ class Downsample(nn.Module):
 class ResidualUnit(nn.Module):
     """A bottleneck of 1 x 1, 3 x 3 and 1 x 1 convolutions around a shortcut."""
 
-    def __init__(self, in_channels: int, features: int, stride: int):
+    def __init__(self, config: ResNetConfig, in_channels: int, features: int, stride: int):
         super().__init__()
         out_channels = features * 4
         self.downsample: nn.Module = nn.Identity()
         if in_channels != out_channels or stride != 1:
-            self.downsample = Downsample(in_channels, out_channels, stride)
-        self.conv1 = StdConv2d(in_channels, features, 1)
-        self.norm1 = _group_norm(features)
-        self.conv2 = StdConv2d(features, features, 3, stride)
-        self.norm2 = _group_norm(features)
-        self.conv3 = StdConv2d(features, out_channels, 1)
-        self.norm3 = _group_norm(out_channels)
+            self.downsample = Downsample(config, in_channels, out_channels, stride)
+        self.conv1 = StdConv2d(config, in_channels, features, 1)
+        self.norm1 = _group_norm(config, features)
+        self.conv2 = StdConv2d(config, features, features, 3, stride)
+        self.norm2 = _group_norm(config, features)
+        self.conv3 = StdConv2d(config, features, out_channels, 1)
+        self.norm3 = _group_norm(config, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, features * 4, H/stride, W/stride)."""
@@ -95,10 +107,12 @@ class ResidualUnit(nn.Module):
 class Stage(nn.Module):
     """Residual units at one resolution; the first may halve it."""
 
-    def __init__(self, in_channels: int, features: int, depth: int, stride: int):
+    def __init__(
+        self, config: ResNetConfig, in_channels: int, features: int, depth: int, stride: int
+    ):
         super().__init__()
-        units = [ResidualUnit(in_channels, features, stride)]
-        units += [ResidualUnit(features * 4, features, 1) for _ in range(depth - 1)]
+        units = [ResidualUnit(config, in_channels, features, stride)]
+        units += [ResidualUnit(config, features * 4, features, 1) for _ in range(depth - 1)]
         self.blocks = nn.Sequential(*units)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,11 +125,11 @@ class ResNet(nn.Module):
 
     def __init__(self, config: ResNetConfig, in_channels: int):
         super().__init__()
-        self.stem = Stem(in_channels, config.width)
+        self.stem = Stem(config, in_channels)
         stages, channels = [], config.width
         for i, depth in enumerate(config.stage_depths):
             features = config.width * 2**i
-            stages.append(Stage(channels, features, depth, stride=1 if i == 0 else 2))
+            stages.append(Stage(config, channels, features, depth, stride=1 if i == 0 else 2))
             channels = features * 4
         self.stages = nn.Sequential(*stages)
 

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from vit_lightning import figures
 from vit_lightning.models.vit import VisionTransformer
@@ -178,13 +179,18 @@ class PictureLog(Callback):
 
     Args:
         classes: class names.
+        unnormalised: what the model takes, (B, C, height, width) → the same in [0, 1].
         draw_attention: draws a model's attention over a few fixed validation pictures.
     """
 
     def __init__(
-        self, classes: tuple[str, ...], draw_attention: Callable[[VisionTransformer], Figure]
+        self,
+        classes: tuple[str, ...],
+        unnormalised: Callable[[Tensor], Tensor],
+        draw_attention: Callable[[VisionTransformer], Figure],
     ) -> None:
         self.classes = classes
+        self.unnormalised = unnormalised
         self.draw_attention = draw_attention
 
     def on_train_batch_start(
@@ -193,7 +199,7 @@ class PictureLog(Callback):
         """Draw the first batch."""
         if batch_idx == 0 and self._is_wanted(trainer):
             images, labels = (part.cpu() for part in batch)
-            figure = figures.batch_figure(images, labels, self.classes)
+            figure = figures.batch_figure(self.unnormalised(images), labels, self.classes)
             add_figure(trainer.loggers, "train/batch", figure, trainer.global_step)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,0 +1,36 @@
+"""The files of a model in a repository of the Hugging Face Hub, there or in a folder."""
+
+from collections.abc import Container, Mapping
+from pathlib import Path
+
+from vit_lightning.errors import InputError
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
+COMPANIONS = ("config.json", "preprocessor_config.json")
+INDICES = tuple(f"{name}.index.json" for name in WEIGHTS)
+
+
+def weights_of(files: Container[str], where: str) -> str:
+    """The name of the weights among ``files``.
+
+    Args:
+        files: names.
+        where: the repository or folder, for the message.
+
+    Raises:
+        InputError: there are none, or they are spread over several files.
+    """
+    for name in WEIGHTS:
+        if name in files:
+            return name
+    if any(name in files for name in INDICES):
+        raise InputError(
+            f"the weights in {where} are spread over several files, which no Vision Transformer "
+            f"known here needs; save them as one {WEIGHTS[0]}"
+        )
+    raise InputError(f"{where} has no {' or '.join(WEIGHTS)}")
+
+
+def companions_in(folder: Path) -> Mapping[str, Path]:
+    """The configuration files in ``folder``, by their names."""
+    return {name: folder / name for name in COMPANIONS if (folder / name).is_file()}

@@ -1,0 +1,51 @@
+"""``vit verify``: whether weights compute here what they should."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+_DEPARTS = 1
+
+
+def add_verify_command(commands: Any) -> None:
+    """Add ``verify`` to the commands of ``vit``, what ``add_subparsers`` returned."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "verify",
+        help="show that weights compute what they should",
+        description=(
+            "Compare each stage of the model with an independent forward pass in float64, with "
+            "another library or with recorded outputs. Exit code 1 if a stage departs."
+        ),
+    )
+    parser.set_defaults(command=_verify)
+    parser.add_argument("weights", help="a weights file, a name or an address", metavar="WEIGHTS")
+    parser.add_argument(
+        "--against",
+        help="the library, or a file of recorded outputs (default: an independent forward pass)",
+        metavar="timm|transformers|FILE.npz",
+    )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="compare on these pictures too",
+        metavar="FILE",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        nargs=2,
+        help="pixels the model shall take (default: those of the weights)",
+        metavar=("HEIGHT", "WIDTH"),
+    )
+
+
+def _verify(options: argparse.Namespace) -> int:
+    """Print the report; returns the exit code: 0, or 1 where a stage departs."""
+    from vit_lightning.parity.verify import verify
+
+    size = None if options.image_size is None else tuple(options.image_size)
+    report = verify(options.weights, options.against, options.picture, size)
+    print(report)
+    return 0 if report.agrees else _DEPARTS

@@ -1,0 +1,332 @@
+"""A model written in the layout of another library, or refused with the reason."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from vit_lightning.checkpoints.companions import (
+    huggingface_config,
+    huggingface_processor,
+    timm_config,
+)
+from vit_lightning.checkpoints.dialects import (
+    GOOGLE,
+    HUGGINGFACE,
+    HUGGINGFACE_BACKBONE,
+    TIMM,
+    TIMM_ROOT,
+    TORCHVISION,
+    Dialect,
+)
+from vit_lightning.checkpoints.keymap import write_state
+from vit_lightning.checkpoints.limits import LIMITS, TIMM_HYBRIDS
+from vit_lightning.checkpoints.native import DESCRIPTION_KEY, describe_as, save_safetensors
+from vit_lightning.checkpoints.npz import write_npz
+from vit_lightning.errors import InputError
+from vit_lightning.factory import ModelBundle, skeleton
+from vit_lightning.files import atomic_write
+from vit_lightning.json_file import write_json
+from vit_lightning.models.config import ResNetConfig, ViTConfig
+from vit_lightning.models.vit import VisionTransformer
+
+Target = Literal["google", "timm", "huggingface", "torchvision", "safetensors"]
+
+WEIGHTS_FILE = "model.safetensors"
+"""The weights in a folder for timm or Hugging Face."""
+
+_SEED, _PICTURES = 0, 2
+_TIMM_PLAIN = "vit_base_patch16_224"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written.
+
+    Args:
+        path: the file, or the folder.
+        losses: what the target cannot express, and what stands in its place.
+        delta: what that moves, at most, on two random pictures: a logit, or a feature of the last
+            tokens where the heads are not the same; None without losses.
+        notes: what is otherwise to be known.
+    """
+
+    path: Path
+    losses: tuple[str, ...]
+    delta: float | None
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [str(self.path), *self.notes, *(f"lost: {loss}" for loss in self.losses)]
+        if self.delta is not None:
+            lines.append(f"measured: what is kept of the outputs moves by up to {self.delta:.1e}")
+        return "\n".join(lines)
+
+
+class CannotExpressError(InputError):
+    """The target has no place for something of a model, or would compute it otherwise.
+
+    Args:
+        reason: what, as a clause.
+        advice: what to do.
+    """
+
+    def __init__(self, reason: str, advice: str):
+        super().__init__(f"{reason}; {advice}")
+        self.reason = reason
+
+
+def convert_model(
+    bundle: ModelBundle, path: str | Path, to: Target, *, lossy: bool = False
+) -> Conversion:
+    """Write a model for another library.
+
+    Args:
+        bundle: the model, and what travels with it.
+        path: what to write, which must not be there: for google a ``.npz``, for torchvision a
+            ``.pth``, each with a ``.json`` beside it of what these layouts have no place for; for
+            timm and huggingface a folder, with the configuration that makes the model there; for
+            safetensors this package's own format.
+        to: the library.
+        lossy: write also what the target cannot express exactly, and measure what that costs.
+
+    Raises:
+        CannotExpressError: the target cannot express the model.
+        InputError: ``path`` cannot be written.
+    """
+    path, target = Path(path), _target(to)
+    _check_path(path, to, target.suffix)
+    config = bundle.model.config
+    if impossible := LIMITS[to].impossible(config):
+        raise CannotExpressError(f"{to} cannot express {_and(impossible)}", _ELSEWHERE)
+    nearest = LIMITS[to].nearest(config)
+    losses = _differences(config, nearest)
+    if losses and not lossy:
+        raise CannotExpressError(
+            f"{to} would compute something else: {_and(losses)}",
+            f"{_ELSEWHERE}, or ask for it all the same with --lossy (lossy=True), which measures "
+            f"the difference",
+        )
+    written = bundle
+    if losses:
+        written = replace(bundle, model=_as_written(bundle.model, nearest))
+        if nearest.num_classes != config.num_classes:
+            written = replace(written, classes=None)
+    target.write(written, path)
+    delta = _measure(bundle.model, written.model) if losses else None
+    return Conversion(path, tuple(losses), delta, target.notes(bundle))
+
+
+_ELSEWHERE = "write a .safetensors, which keeps everything"
+
+
+@dataclass(frozen=True)
+class _Target:
+    """How a library keeps models: the suffix of its file, None for a folder, and who writes it."""
+
+    suffix: str | None
+    write: Callable[[ModelBundle, Path], None]
+    notes: Callable[[ModelBundle], tuple[str, ...]] = lambda bundle: ()
+
+
+def _target(to: str) -> _Target:
+    if to not in _TARGETS:
+        raise InputError(f"--to must be one of {', '.join(get_args(Target))}, got {to!r}")
+    return _TARGETS[to]
+
+
+def _check_path(path: Path, to: str, suffix: str | None) -> None:
+    if suffix is not None and path.suffix != suffix:
+        raise InputError(f"{path}: the file for {to} is a {suffix}; give it that suffix")
+    if suffix is None and path.suffix in {".npz", ".pth", ".safetensors", ".bin", ".ckpt"}:
+        raise InputError(
+            f"{path}: for {to} a folder is written, with {WEIGHTS_FILE} and config.json; name one"
+        )
+    if path.is_dir() and suffix is None and not any(path.iterdir()):
+        return
+    if path.exists():
+        raise InputError(f"{path} is already there; remove it, or name another")
+
+
+def _differences(config: ViTConfig, nearest: ViTConfig) -> list[str]:
+    """What is lost from the one to the other, in words."""
+    words = []
+    if nearest.num_classes != config.num_classes:
+        words.append("the head, which reads pre_logits, is left out")
+    if nearest.representation_size != config.representation_size:
+        words.append("pre_logits is left out")
+    for name in ("activation", "norm_eps"):
+        own, other = getattr(config, name), getattr(nearest, name)
+        if own != other:
+            words.append(f"{name} is {other} instead of {own}")
+    if nearest.resnet is not None and config.resnet is not None and nearest.resnet != config.resnet:
+        own, other = _stem_words(config.resnet), _stem_words(nearest.resnet)
+        words.append(f"the stem has {other} instead of {own}")
+    return words
+
+
+def _stem_words(stem: ResNetConfig) -> str:
+    where = "under the root" if stem.eps_under_root else "beside the deviation"
+    return f"GroupNorms of epsilon {stem.norm_eps:g} and filters of {stem.weight_eps:g} {where}"
+
+
+def _as_written(model: VisionTransformer, nearest: ViTConfig) -> VisionTransformer:
+    """The model as the target computes it; it shares the weights."""
+    twin = skeleton(nearest)
+    twin.load_state_dict(
+        {key: value for key, value in model.state_dict().items() if key in twin.state_dict()},
+        assign=True,
+    )
+    return twin.eval()
+
+
+def _measure(model: VisionTransformer, twin: VisionTransformer) -> float:
+    generator = torch.Generator().manual_seed(_SEED)
+    config = model.config
+    shape = (_PICTURES, config.in_channels, *config.image_size)
+    pictures = torch.rand(shape, generator=generator) * 2 - 1
+    same_head = (config.num_classes, config.representation_size) == (
+        twin.config.num_classes,
+        twin.config.representation_size,
+    )
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        if same_head:
+            difference = model(pictures) - twin(pictures)
+        else:
+            difference = model.forward_features(pictures) - twin.forward_features(pictures)
+    model.train(training)
+    return float(difference.abs().max())
+
+
+def _state(bundle: ModelBundle, dialect: Dialect) -> dict[str, Tensor]:
+    model = bundle.model
+    pairs = write_state(dialect.rows, model.state_dict(), model.config.num_heads)
+    return {key: tensor.detach().cpu().contiguous() for key, tensor in pairs}
+
+
+def _write_beside(bundle: ModelBundle, path: Path) -> None:
+    """What the layout has no place for, in a file of the same name and ``.json``."""
+    description = describe_as(
+        bundle.model.config, bundle.classes, bundle.preprocessing, bundle.origin
+    )
+    write_json(path.with_name(path.name + ".json"), {DESCRIPTION_KEY: description})
+
+
+def _write_google(bundle: ModelBundle, path: Path) -> None:
+    model = bundle.model
+    pairs = write_state(GOOGLE.rows, model.state_dict(), model.config.num_heads)
+    write_npz(path, ((key, tensor.detach().cpu().float().numpy()) for key, tensor in pairs))
+    _write_beside(bundle, path)
+
+
+def _write_torchvision(bundle: ModelBundle, path: Path) -> None:
+    with atomic_write(path) as temporary:
+        torch.save(_state(bundle, TORCHVISION), temporary)
+    _write_beside(bundle, path)
+
+
+def _write_safetensors(bundle: ModelBundle, path: Path) -> None:
+    model = bundle.model
+    save_safetensors(
+        path,
+        model.state_dict(),
+        model.config,
+        bundle.classes,
+        bundle.preprocessing,
+        bundle.origin,
+    )
+
+
+def _write_timm(bundle: ModelBundle, path: Path) -> None:
+    config = bundle.model.config
+    stages = None if config.resnet is None else config.resnet.stage_depths
+    dialect = TIMM_ROOT if stages == () else TIMM
+    architecture = _TIMM_PLAIN if stages is None else TIMM_HYBRIDS[stages]
+    view = _library_view(bundle.preprocessing)
+    files = {"config.json": timm_config(config, bundle.classes, view, architecture)}
+    _write_folder(bundle, path, dialect, "timm", files)
+
+
+def _write_huggingface(bundle: ModelBundle, path: Path) -> None:
+    config = bundle.model.config
+    dialect = HUGGINGFACE if config.num_classes else HUGGINGFACE_BACKBONE
+    view = _library_view(bundle.preprocessing)
+    files = {
+        "config.json": huggingface_config(config, bundle.classes),
+        "preprocessor_config.json": huggingface_processor(config, view),
+    }
+    _write_folder(bundle, path, dialect, "huggingface", files)
+
+
+def _write_folder(
+    bundle: ModelBundle,
+    path: Path,
+    dialect: Dialect,
+    layout: str,
+    files: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Weights and their configuration files, the folder whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        save_safetensors(
+            temporary / WEIGHTS_FILE,
+            _state(bundle, dialect),
+            bundle.model.config,
+            bundle.classes,
+            bundle.preprocessing,
+            bundle.origin,
+            layout=layout,
+        )
+        for name, values in files.items():
+            write_json(temporary / name, values)
+        if path.is_dir():
+            path.rmdir()  # it is empty, or this fails
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _library_view(preprocessing: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A preprocessing as libraries have it; the original's becomes the nearest to it."""
+    half = [0.5, 0.5, 0.5]
+    given = preprocessing or {"mode": "paper"}
+    view = {
+        "mean": list(given.get("mean", half)),
+        "std": list(given.get("std", half)),
+        "interpolation": given.get("interpolation", "bicubic"),
+        "crop_fraction": given.get("crop_fraction", 1.0),
+    }
+    if given["mode"] == "paper":
+        return view | {"mode": "squash", "interpolation": "bilinear"}
+    return view | {"mode": "crop" if given["mode"] == "modern" else given["mode"]}
+
+
+def _about_the_view(bundle: ModelBundle) -> tuple[str, ...]:
+    mode = (bundle.preprocessing or {"mode": "paper"})["mode"]
+    if mode != "paper":
+        return ()
+    return (
+        "preprocessing: the original's resizing without anti-aliasing is not had there; the "
+        "configuration names the nearest, bilinear with it",
+    )
+
+
+def _and(words: Sequence[str]) -> str:
+    return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else words[0]
+
+
+_TARGETS: dict[str, _Target] = {
+    "google": _Target(".npz", _write_google),
+    "timm": _Target(None, _write_timm, _about_the_view),
+    "huggingface": _Target(None, _write_huggingface, _about_the_view),
+    "torchvision": _Target(".pth", _write_torchvision),
+    "safetensors": _Target(".safetensors", _write_safetensors),
+}

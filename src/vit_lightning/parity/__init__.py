@@ -1,0 +1,1 @@
+"""Showing that weights compute what they should."""

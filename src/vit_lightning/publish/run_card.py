@@ -1,0 +1,235 @@
+"""What a model card says of the run behind a model: data, measured figures, recipe."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from vit_lightning.assemble import plan_steps
+from vit_lightning.checkpoints import hub
+from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.experiment import AugmentationSettings, DataSettings, Experiment, OptimSettings
+from vit_lightning.models.config import ViTConfig
+from vit_lightning.publish.markdown import escape, one_line, table
+from vit_lightning.publish.run_record import Measured, RunRecord
+
+_FILE_SUFFIXES = {".npz", ".safetensors", ".ckpt", ".pth", ".pt", ".bin"}
+_PUBLISHED = {
+    "digits": "UCI Optical Recognition of Handwritten Digits, by way of scikit-learn",
+    "hymenoptera": "the photographs of ants and bees of PyTorch's transfer-learning tutorial",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+}
+_ON_HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+
+
+def dataset_name(data: DataSettings) -> str:
+    """What to call the pictures of a run: one line of plain text, no path of this machine."""
+    if data.name in _PUBLISHED:
+        return _PUBLISHED[data.name]
+    return one_line(Path(data.root or "").name) or data.name
+
+
+def dataset_on_hub(data: DataSettings) -> str | None:
+    """The Hub's id of the pictures, if they are there."""
+    return _ON_HUB.get(data.name)
+
+
+def weights_name(spec: str) -> str:
+    """What to call the weights that a run began with: plain text, no path of this machine."""
+    if "://" in spec:
+        parts = urlsplit(spec)  # without a password, a key in the query
+        return f"{parts.scheme}://{parts.hostname}{parts.path}"
+    local = Path(spec).suffix in _FILE_SUFFIXES or hub.parse_hub_id(spec) is None
+    return Path(spec).name if local or Path(spec).exists() else spec.removeprefix("hf-hub:")
+
+
+def base_on_hub(spec: str | None) -> str | None:
+    """The Hub's id of the weights that a run began with, if the Hub's cache shows that they are."""
+    repository = hub.parse_hub_id(spec or "")
+    if repository is None or Path(spec or "").exists():
+        return None
+    try:
+        hub.find_on_hub(*repository, may_fetch=False)
+    except hub.HubError:
+        return None
+    return repository[0]
+
+
+def data_section(counts: Mapping[str, int], run: RunRecord | None) -> str:
+    """The pictures: what they are, how many; empty if nothing is known."""
+    if not counts:
+        return ""
+    blocks = ["## Data"]
+    if run is not None:
+        data = run.experiment.data
+        kind = ", a folder of pictures for each class" if data.name == "folder" else ""
+        blocks.append(f"{escape(dataset_name(data))}{kind}.")
+    rows = [[split, f"{count:,}"] for split, count in counts.items()]
+    blocks.append(table(["split", "pictures"], rows))
+    if run is not None and run.experiment.data.val_fraction is not None:
+        blocks.append(
+            f"val is {run.experiment.data.val_fraction:.4g} of the pictures of each class, held "
+            f"out by seed {run.experiment.seed}."
+        )
+    return "\n\n".join(blocks)
+
+
+def results_section(run: RunRecord) -> str:
+    """What was measured, with intervals, and how far to trust it."""
+    title = "## Results"
+    if run.best is None or run.final is None:
+        words = "The run behind these weights was not finished: nothing was measured at its end."
+        return f"{title}\n\n{words}"
+    same = run.best.step == run.final.step
+    rows = _result_rows("best = final" if same else "best, published here", run.best)
+    rows += [] if same else _result_rows("final", run.final)
+    header = ["weights", "step", "split", "pictures", "top-1", "95 % interval", "loss"]
+    blocks = [title, table(header, rows), _about_the_choice(run, run.best, run.final)]
+    if more := [line for split in run.reports if (line := _more_figures(run, split))]:
+        blocks.append("\n".join(more))
+    return "\n\n".join(blocks)
+
+
+def count_validations(run: RunRecord, final: Measured) -> int:
+    """From how many measurements on val the best was chosen, the one at the end included."""
+    every = plan_steps(run.experiment, run.counts["train"]).val_every_steps
+    return -(-final.step // every)
+
+
+def _result_rows(weights: str, measured: Measured) -> list[list[str]]:
+    return [
+        [
+            weights,
+            f"{measured.step:,}",
+            split,
+            f"{score.num_images:,}",
+            f"{score.top1:.2%}",
+            f"{score.top1_interval[0]:.2%} to {score.top1_interval[1]:.2%}",
+            f"{score.loss:.4f}",
+        ]
+        for split, score in measured.scores.items()
+    ]
+
+
+def _about_the_choice(run: RunRecord, best: Measured, final: Measured) -> str:
+    words = (
+        f"Measured after the training in precision {run.experiment.trainer.eval_precision}. The "
+        f"intervals are Wilson's: what the number of pictures allows to say."
+    )
+    count = count_validations(run, final) if "train" in run.counts else None
+    if count == 1:
+        return words
+    number = f"of {count} measurements" if count else "of all that were measured"
+    if best.step == final.step:
+        words += (
+            f" The weights at the end of the training were also the best {number} on val; the "
+            f"best of several is a little too good."
+        )
+    else:
+        words += (
+            f" The weights of step {best.step:,} were chosen, the best {number} on val. The best "
+            f"of several is a little too good; the figure at the end of the training is not chosen."
+        )
+    if "test" in best.scores:
+        words += " The test pictures had no part in the choice."
+    return words
+
+
+def _more_figures(run: RunRecord, split: str) -> str:
+    """Further figures of the best weights on a split, as a line of a list."""
+    report = run.reports[split]
+    found = []
+    for name, words in (("top5", "top-5 {:.2%}"), ("macro_f1", "macro F1 {:.4f}")):
+        if isinstance(report.get(name), float):
+            found.append(words.format(report[name]))
+    if isinstance(report.get("roc_auc"), float):
+        note = report.get("roc_auc_note") or "mean over classes, each against the rest"
+        found.append(f"area under the ROC curve {report['roc_auc']:.4f} ({escape(str(note))})")
+    return f"- Best weights on {split}: {', '.join(found)}." if found else ""
+
+
+def training_section(run: RunRecord, config: ViTConfig, preprocessing: Preprocessing) -> str:
+    """The settings that matter, for whoever wants to do it again."""
+    experiment = run.experiment
+    rows = [["start", _start(experiment)]]
+    if "train" in run.counts:
+        rows += _length_rows(run)
+    rows += [
+        ["batch", f"{experiment.data.batch_size:,} pictures a step"],
+        ["optimizer", _optimizer(experiment.optim)],
+        ["learning rate", _learning_rate(run)],
+    ]
+    if experiment.optim.label_smoothing:
+        rows.append(["label smoothing", f"{experiment.optim.label_smoothing:g}"])
+    rows += [
+        [words, f"{rate:g}"]
+        for words, rate in (
+            ("dropout", config.dropout),
+            ("attention dropout", config.attention_dropout),
+            ("stochastic depth, last block", config.drop_path),
+        )
+        if rate
+    ]
+    rows.append(["augmentation", _augmentation(experiment.data.augmentation, preprocessing)])
+    if run.precision:
+        rows.append(["precision", escape(str(run.precision))])
+    rows.append(["seed", str(experiment.seed)])
+    software = [f"{name} {run.versions[name]}" for name in _SOFTWARE if name in run.versions]
+    if software:
+        rows.append(["software", escape(", ".join(software))])
+    return f"## Training\n\n{table(['', ''], rows)}"
+
+
+_SOFTWARE = ("vit-lightning", "torch", "lightning", "python")
+
+
+def _start(experiment: Experiment) -> str:
+    model = experiment.model
+    if model.weights is None:
+        return "from scratch"
+    kept = " and its head" if model.keep_head else ", with a new head"
+    return f"fine-tuned from {escape(weights_name(model.weights))}{kept}"
+
+
+def _length_rows(run: RunRecord) -> list[list[str]]:
+    plan = plan_steps(run.experiment, run.counts["train"])
+    steps = run.final.step if run.final else None
+    if steps is None:
+        return [["length", f"planned: {plan.total_steps:,} steps"]]
+    stopped = f", stopped early of {plan.total_steps:,}" if steps < plan.total_steps else ""
+    epochs = f"{steps / plan.steps_per_epoch:.1f} epochs"
+    return [["length", f"{steps:,} steps{stopped}, {epochs}"]]
+
+
+def _optimizer(optim: OptimSettings) -> str:
+    if optim.name == "sgd":
+        words = f"SGD, momentum {optim.momentum:g}"
+        words += " kept in bfloat16" if optim.momentum_dtype == "bfloat16" else ""
+    else:
+        words = f"AdamW, betas {optim.betas[0]:g} and {optim.betas[1]:g}"
+    words += f", weight decay {optim.weight_decay:g}"
+    clipped = optim.clip_norm
+    return words + ("" if clipped is None else f", gradients clipped to norm {clipped:g}")
+
+
+def _learning_rate(run: RunRecord) -> str:
+    optim = run.experiment.optim
+    warmup = optim.warmup_steps
+    if warmup is None and "train" in run.counts:
+        warmup = plan_steps(run.experiment, run.counts["train"]).warmup_steps
+    words = f"{optim.lr:g} at its peak, {optim.decay} decay"
+    return words + (f" after {warmup:,} steps of warm-up" if warmup else "")
+
+
+def _augmentation(settings: AugmentationSettings, preprocessing: Preprocessing) -> str:
+    crop = settings.crop or ("paper" if preprocessing.mode == "paper" else "modern")
+    words = {
+        "paper": ["random crop by the original's law"],
+        "modern": ["random resized crop"],
+        "none": [],
+    }[crop]
+    words += ["flip left to right"] if settings.flip else []
+    words += [f"rotation up to {settings.degrees:g} degrees"] if settings.degrees else []
+    words += [f"shift up to {settings.translate:g} of a side"] if settings.translate else []
+    words += [f"zoom by up to {settings.scale:g}"] if settings.scale else []
+    return ", ".join(words) or "none"

@@ -1,0 +1,399 @@
+"""The configuration files of other libraries: read, written, and full of anything."""
+
+import itertools
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vit_lightning.checkpoints.companions import (
+    Hints,
+    huggingface_config,
+    huggingface_processor,
+    read_hints,
+    timm_config,
+)
+from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.errors import InputError
+from vit_lightning.models.config import ViTConfig
+
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+CLASSES = ("ant", "bee", "cicada")
+
+TIMM: dict[str, Any] = {
+    "architecture": "vit_tiny_patch16_224",
+    "num_classes": 3,
+    "global_pool": "token",
+    "model_args": {"img_size": [64, 96], "act_layer": "gelu_tanh", "num_heads": 6},
+    "pretrained_cfg": {
+        "input_size": [3, 224, 224],
+        "interpolation": "bilinear",
+        "crop_pct": 0.9,
+        "crop_mode": "center",
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.1, 0.2, 0.3],
+    },
+    "label_names": list(CLASSES),
+}
+HUGGINGFACE: dict[str, Any] = {
+    "model_type": "vit",
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-5,
+    "num_attention_heads": 6,
+    "image_size": [64, 96],
+    "id2label": {"1": "bee", "0": "ant", "2": "cicada"},
+}
+VIT_PROCESSOR: dict[str, Any] = {
+    "image_processor_type": "ViTImageProcessor",
+    "do_resize": True,
+    "size": {"height": 64, "width": 96},
+    "resample": 3,
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.1, 0.2, 0.3],
+}
+VIEW = {
+    "mode": "crop",
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.1, 0.2, 0.3],
+    "interpolation": "bilinear",
+    "crop_fraction": 0.9,
+}
+
+
+def read(folder: Path, config: Any, processor: Any = None) -> Hints:
+    """What is said of weights by these contents of the files beside them."""
+    companions = {}
+    for name, values in ((CONFIG, config), (PROCESSOR, processor)):
+        if values is not None:
+            companions[name] = folder / name
+            companions[name].write_text(json.dumps(values))
+    return read_hints(companions)
+
+
+def test_nothing_beside_says_nothing() -> None:
+    assert read_hints({}) == Hints()
+
+
+class TestTimm:
+    def test_everything(self, tmp_path: Path) -> None:
+        fields = {"activation": "gelu_tanh", "num_heads": 6, "pool": "token"}
+        assert read(tmp_path, TIMM) == Hints(fields, CLASSES, VIEW, (64, 96))
+
+    def test_early_files_have_it_all_at_the_top(self, tmp_path: Path) -> None:
+        legacy = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, "global_pool": "avg"}
+        legacy |= TIMM["pretrained_cfg"] | {"label_names": list(CLASSES)}
+        expected = Hints({"pool": "gap"}, CLASSES, VIEW, (224, 224))
+        assert read(tmp_path, legacy) == expected
+
+    def test_what_is_not_said(self, tmp_path: Path) -> None:
+        assert read(tmp_path, {"architecture": "vit_tiny_patch16_224"}) == Hints()
+
+    @pytest.mark.parametrize(("pool", "ours"), [("token", "token"), ("avg", "gap"), ("", "none")])
+    def test_pools(self, tmp_path: Path, pool: str, ours: str) -> None:
+        assert read(tmp_path, TIMM | {"global_pool": pool}).fields["pool"] == ours
+        arguments = {"model_args": {"global_pool": pool}}
+        assert read(tmp_path, TIMM | arguments).fields["pool"] == ours  # the model's come first
+
+    def test_a_size_is_that_of_the_model_or_of_its_pictures(self, tmp_path: Path) -> None:
+        assert read(tmp_path, TIMM | {"model_args": {"img_size": 48}}).image_size == (48, 48)
+        assert read(tmp_path, TIMM | {"model_args": {}}).image_size == (224, 224)
+        assert read(tmp_path, TIMM | {"model_args": None}).image_size == (224, 224)
+
+    @pytest.mark.parametrize(
+        ("changes", "expected"),
+        [
+            ({"crop_mode": "squash"}, {"mode": "squash"}),
+            ({"crop_mode": None}, {"mode": "crop"}),
+            ({"crop_pct": None}, {"crop_fraction": 0.875}),
+            ({"interpolation": None}, {"interpolation": "bicubic"}),
+            ({"mean": 0.5}, {"mean": [0.5] * 3}),
+        ],
+    )
+    def test_preprocessing(
+        self, tmp_path: Path, changes: dict[str, Any], expected: dict[str, Any]
+    ) -> None:
+        found = read(tmp_path, TIMM | {"pretrained_cfg": TIMM["pretrained_cfg"] | changes})
+        assert found.preprocessing == VIEW | expected
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"crop_mode": "border"},
+            {"interpolation": "lanczos"},
+            {"interpolation": "random"},
+            {"crop_pct": 1.05},
+            {"crop_pct": -0.5},
+            {"crop_pct": float("nan")},
+        ],
+    )
+    def test_preprocessing_that_is_not_had(self, tmp_path: Path, changes: dict[str, Any]) -> None:
+        found = read(tmp_path, TIMM | {"pretrained_cfg": TIMM["pretrained_cfg"] | changes})
+        assert found.preprocessing is None
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            (
+                {"model_args": {"act_layer": "quick_gelu"}},
+                "act_layer 'quick_gelu' is not computed here; known: 'gelu', 'gelu_tanh'",
+            ),
+            ({"global_pool": "map"}, "global_pool 'map' is not computed here; known: 'token', 'av"),
+            ({"model_args": {"num_heads": 0}}, "num_heads must be a positive integer, got 0"),
+        ],
+    )
+    def test_what_is_not_computed_here(
+        self, tmp_path: Path, changes: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(InputError, match=re.escape(message)) as error:
+            read(tmp_path, TIMM | changes)
+        assert str(tmp_path / CONFIG) in str(error.value)
+
+
+class TestHuggingFace:
+    def test_everything(self, tmp_path: Path) -> None:
+        fields = {"activation": "gelu_tanh", "norm_eps": 1e-5, "num_heads": 6}
+        view = VIEW | {"mode": "squash", "interpolation": "bicubic", "crop_fraction": 1.0}
+        found = read(tmp_path, HUGGINGFACE, VIT_PROCESSOR)
+        assert found == Hints(fields, CLASSES, view, (64, 96))
+
+    def test_what_is_not_said(self, tmp_path: Path) -> None:
+        assert read(tmp_path, {}) == Hints()
+        assert read(tmp_path, {"model_type": "deit"}) == Hints()
+
+    @pytest.mark.parametrize(
+        ("name", "ours"),
+        [
+            ("gelu", "gelu"),
+            ("gelu_python", "gelu"),
+            ("gelu_new", "gelu_tanh"),
+            ("gelu_pytorch_tanh", "gelu_tanh"),
+        ],
+    )
+    def test_activations(self, tmp_path: Path, name: str, ours: str) -> None:
+        found = read(tmp_path, HUGGINGFACE | {"hidden_act": name})
+        assert found.fields["activation"] == ours
+
+    @pytest.mark.parametrize("name", ["relu", "quick_gelu", "gelu_10", "gelu_fast"])
+    def test_activations_that_are_not_computed_here(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(InputError, match=rf"config\.json: hidden_act '{name}' is not computed"):
+            read(tmp_path, HUGGINGFACE | {"hidden_act": name})
+
+    @pytest.mark.parametrize("kind", ["dinov2", "vit_mae", "siglip_vision_model", "clip", 3])
+    def test_other_models(self, tmp_path: Path, kind: Any) -> None:
+        with pytest.raises(InputError, match=rf"model_type '?{kind}'? is no Vision Transformer"):
+            read(tmp_path, HUGGINGFACE | {"model_type": kind})
+
+    def test_names_that_nobody_gave(self, tmp_path: Path) -> None:
+        labels = {str(index): f"LABEL_{index}" for index in range(3)}
+        assert read(tmp_path, HUGGINGFACE | {"id2label": labels}).classes is None
+        labels["2"] = "cicada"
+        assert read(tmp_path, HUGGINGFACE | {"id2label": labels}).classes == tuple(labels.values())
+
+    @pytest.mark.parametrize(
+        ("changes", "expected"),
+        [
+            ({"resample": 2}, {"interpolation": "bilinear"}),
+            ({"image_mean": 0.3}, {"mean": [0.3] * 3}),
+            (
+                {"size": 64},  # an early way of saying it
+                {},
+            ),
+            (
+                {"size": {"height": 256, "width": 384}, "do_center_crop": True, "crop_size": 128},
+                {"crop_fraction": 0.5},
+            ),
+            (
+                {
+                    "size": {"shortest_edge": 256},
+                    "do_center_crop": True,
+                    "crop_size": {"height": 224, "width": 224},
+                },
+                {"mode": "crop", "crop_fraction": 0.875},
+            ),
+        ],
+    )
+    def test_preprocessing(
+        self, tmp_path: Path, changes: dict[str, Any], expected: dict[str, Any]
+    ) -> None:
+        view = VIEW | {"mode": "squash", "interpolation": "bicubic", "crop_fraction": 1.0}
+        found = read(tmp_path, HUGGINGFACE, VIT_PROCESSOR | changes)
+        assert found.preprocessing == view | expected
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"resample": 1},
+            {"size": {"shortest_edge": 256}},
+            {"size": 64, "do_center_crop": True, "crop_size": 65},
+        ],
+    )
+    def test_preprocessing_that_is_not_had(self, tmp_path: Path, changes: dict[str, Any]) -> None:
+        assert read(tmp_path, HUGGINGFACE, VIT_PROCESSOR | changes).preprocessing is None
+
+    def test_a_processor_alone_says_nothing(self, tmp_path: Path) -> None:
+        assert read(tmp_path, None, VIT_PROCESSOR) == Hints()
+
+
+JUNK: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    3,
+    10**400,
+    2.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    [],
+    ["x"],
+    [0, 0],
+    [1, 2, 3],
+    [[1]],
+    {},
+    {"x": 1},
+    {"0": None},
+    {"height": 0, "width": 0},
+    {"1": "b"},
+]
+
+
+def assert_understood_or_refused(folder: Path, config: Any, processor: Any = None) -> None:
+    try:
+        found = read(folder, config, processor)
+    except InputError as error:
+        assert str(folder) in str(error)  # noqa: PT017
+        return
+    assert isinstance(found, Hints)
+    for numbers in (found.preprocessing or {}).values():
+        json.dumps(numbers, allow_nan=False)
+    assert found.image_size is None or all(side > 0 for side in found.image_size)
+    assert found.classes is None or all(isinstance(name, str) for name in found.classes)
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=lambda junk: str(junk)[:20])
+class TestAnything:
+    """Whatever stands in the place of whatever: it is passed over, or refused in words."""
+
+    def test_in_a_file_of_timm(self, tmp_path: Path, junk: Any) -> None:
+        assert_understood_or_refused(tmp_path, {"architecture": junk})
+        for key in TIMM:
+            assert_understood_or_refused(tmp_path, TIMM | {key: junk})
+        for key in TIMM["pretrained_cfg"]:
+            trained = TIMM["pretrained_cfg"] | {key: junk}
+            assert_understood_or_refused(tmp_path, TIMM | {"pretrained_cfg": trained})
+        for key in (*TIMM["model_args"], "global_pool"):
+            arguments = TIMM["model_args"] | {key: junk}
+            assert_understood_or_refused(tmp_path, TIMM | {"model_args": arguments})
+
+    def test_in_a_file_of_hugging_face(self, tmp_path: Path, junk: Any) -> None:
+        for key in HUGGINGFACE:
+            assert_understood_or_refused(tmp_path, HUGGINGFACE | {key: junk}, VIT_PROCESSOR)
+
+    def test_in_a_processor(self, tmp_path: Path, junk: Any) -> None:
+        crops = VIT_PROCESSOR | {"do_center_crop": True, "crop_size": 32}
+        for processor in (VIT_PROCESSOR, crops):
+            for key in (*processor, "do_center_crop", "crop_size"):
+                assert_understood_or_refused(tmp_path, HUGGINGFACE, processor | {key: junk})
+
+    def test_in_the_place_of_a_file(self, tmp_path: Path, junk: Any) -> None:
+        assert_understood_or_refused(tmp_path, junk)
+        assert_understood_or_refused(tmp_path, HUGGINGFACE, junk)
+
+
+@pytest.mark.parametrize("text", ["", "{", "\x00", "[" * 100_000, '{"a": 1, "a": 2}', "nul"])
+def test_files_that_are_no_json(tmp_path: Path, text: str) -> None:
+    (tmp_path / CONFIG).write_text(text)
+    with pytest.raises(InputError, match=r"config\.json: "):
+        read_hints({CONFIG: tmp_path / CONFIG})
+
+
+def test_a_word_is_no_list_of_names(tmp_path: Path) -> None:
+    assert read(tmp_path, TIMM | {"label_names": "abc"}).classes is None
+
+
+CONFIGS = [
+    ViTConfig(num_classes=3),
+    ViTConfig(num_classes=3, image_size=(64, 96), activation="gelu", norm_eps=1e-12),
+    ViTConfig(num_classes=3, embed_dim=48, num_heads=6, mlp_dim=50, image_size=96),
+    ViTConfig(num_classes=3, pool="gap"),
+    ViTConfig(num_classes=3, pool="none", patch_size=(16, 32)),
+]
+VIEWS = [
+    VIEW,
+    VIEW | {"mode": "squash"},
+    VIEW | {"mode": "squash", "crop_fraction": 1.0, "interpolation": "bicubic"},
+    VIEW | {"crop_fraction": 0.875},
+]
+
+
+class TestWhatIsWritten:
+    @pytest.mark.parametrize("classes", [None, CLASSES])
+    @pytest.mark.parametrize("view", VIEWS)
+    @pytest.mark.parametrize("config", CONFIGS)
+    def test_for_timm_is_read_back(
+        self, tmp_path: Path, config: ViTConfig, view: dict[str, Any], classes: Any
+    ) -> None:
+        written = timm_config(config, classes, view, "vit_base_patch16_224")
+        fields = {name: getattr(config, name) for name in ("activation", "num_heads", "pool")}
+        assert read(tmp_path, written) == Hints(fields, classes, view, config.image_size)
+
+    @pytest.mark.parametrize("classes", [None, CLASSES])
+    @pytest.mark.parametrize("view", VIEWS)
+    @pytest.mark.parametrize("config", CONFIGS[:3])
+    def test_for_hugging_face_is_read_back(
+        self, tmp_path: Path, config: ViTConfig, view: dict[str, Any], classes: Any
+    ) -> None:
+        written = huggingface_config(config, classes), huggingface_processor(config, view)
+        found = read(tmp_path, *written)
+        names = ("activation", "num_heads", "norm_eps")
+        assert found.fields == {name: getattr(config, name) for name in names}
+        assert (found.classes, found.image_size) == (classes, config.image_size)
+        # A processor counts in whole pixels: the fraction is another, the pictures are the same.
+        assert found.preprocessing is not None
+        assert found.preprocessing | {"crop_fraction": 0} == view | {"crop_fraction": 0}
+        assert abs(found.preprocessing["crop_fraction"] - view["crop_fraction"]) < 0.02
+        again = huggingface_processor(config, found.preprocessing)
+        assert again == written[1]
+
+    @pytest.mark.parametrize("fraction", [1.0, 0.965, 0.95, 0.9, 0.875, 0.5])
+    def test_a_fraction_comes_back_as_the_same_pixels(
+        self, tmp_path: Path, fraction: float
+    ) -> None:
+        """At every size, also where the quotient of two sides is not quite their ratio."""
+        for side in (8, 9, 32, 63, 224, 384, 443, 457, 512, 518, 599):
+            config, view = (
+                ViTConfig(image_size=side, patch_size=8),
+                VIEW | {"crop_fraction": fraction},
+            )
+            written = huggingface_processor(config, view)
+            found = read(tmp_path, huggingface_config(config, None), written).preprocessing
+            assert found is not None
+            pixels = math.floor(side / fraction)
+            assert math.floor(side / found["crop_fraction"]) == pixels, side
+
+    def test_other_channels_than_three(self, tmp_path: Path) -> None:
+        config = ViTConfig(in_channels=1, num_classes=3)
+        found = read(tmp_path, timm_config(config, None, VIEW, "vit_base_patch16_224"))
+        processor = huggingface_processor(config, VIEW)
+        assert found.preprocessing is not None
+        assert found.preprocessing["mean"] == processor["image_mean"] == [pytest.approx(0.4)]
+        assert found.preprocessing["std"] == processor["image_std"] == [pytest.approx(0.2)]
+        values = found.preprocessing | {"image_size": [224, 224], "in_channels": 1}
+        assert Preprocessing.from_dict(values).crop_fraction == 0.9
+
+    def test_timm_makes_the_same_width_of_the_ratio(self) -> None:
+        for embed_dim, mlp_dim in itertools.product(range(1, 100), range(1, 400)):
+            config = ViTConfig(embed_dim=embed_dim, num_heads=1, mlp_dim=mlp_dim)
+            ratio = timm_config(config, None, None, "vit")["model_args"]["mlp_ratio"]
+            assert int(embed_dim * ratio) == mlp_dim, (embed_dim, mlp_dim)
+
+    def test_hugging_face_wants_a_name_for_every_class(self) -> None:
+        written = huggingface_config(ViTConfig(num_classes=2), None)
+        assert written["id2label"] == {"0": "LABEL_0", "1": "LABEL_1"}
+        assert written["label2id"] == {"LABEL_0": 0, "LABEL_1": 1}
+        assert huggingface_config(ViTConfig(num_classes=0), None)["architectures"] == ["ViTModel"]
