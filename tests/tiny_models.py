@@ -27,6 +27,11 @@ TINY = ViTConfig(
 )
 HYBRID = TINY.replace(image_size=64, patch_size=1, resnet=ResNetConfig((2, 1), 32))
 ROOT = TINY.replace(image_size=64, patch_size=4, resnet=ResNetConfig((), 32))
+EXACT = TINY.replace(activation="gelu")
+TIMM_STEM: dict[str, Any] = {"norm_eps": 1e-5, "weight_eps": 1e-8, "eps_under_root": True}
+# timm's hybrids, as it computes them.
+R_TI = EXACT.replace(image_size=64, resnet=ResNetConfig((), 64, **TIMM_STEM))
+R26 = EXACT.replace(image_size=64, patch_size=1, resnet=ResNetConfig((2, 2, 2, 2), 64, **TIMM_STEM))
 CLASSES = ("ant", "bee", "cicada", "dragonfly", "earwig 🐛")
 
 

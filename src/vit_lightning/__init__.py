@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from vit_lightning.assess import EvaluateResult, evaluate
     from vit_lightning.attention import attention_maps, attention_rollout
+    from vit_lightning.convert import Conversion, convert_model
     from vit_lightning.errors import InputError
     from vit_lightning.experiment import Experiment, OptimSettings, load_experiment
     from vit_lightning.factory import (
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
     from vit_lightning.models.config import ResNetConfig, ViTConfig
     from vit_lightning.models.presets import PRESETS
     from vit_lightning.models.vit import VisionTransformer
+    from vit_lightning.parity.stages import ParityReport
+    from vit_lightning.parity.verify import verify
     from vit_lightning.prediction import Prediction, predict
+    from vit_lightning.publish.push import Pushed, push
     from vit_lightning.run import TrainResult, train
     from vit_lightning.training.task import VisionTask
 
@@ -33,6 +37,8 @@ _HOMES = {
     "evaluate": "assess",
     "attention_maps": "attention",
     "attention_rollout": "attention",
+    "Conversion": "convert",
+    "convert_model": "convert",
     "InputError": "errors",
     "Experiment": "experiment",
     "OptimSettings": "experiment",
@@ -47,8 +53,12 @@ _HOMES = {
     "ViTConfig": "models.config",
     "PRESETS": "models.presets",
     "VisionTransformer": "models.vit",
+    "ParityReport": "parity.stages",
+    "verify": "parity.verify",
     "Prediction": "prediction",
     "predict": "prediction",
+    "Pushed": "publish.push",
+    "push": "publish.push",
     "TrainResult": "run",
     "train": "run",
     "VisionTask": "training.task",
@@ -60,6 +70,12 @@ __all__ = [  # noqa: RUF022  # in the order of a user's way, not of the alphabet
     "load_model",
     "load_bundle",
     "save_model",
+    "convert_model",
+    "Conversion",
+    "verify",
+    "ParityReport",
+    "push",
+    "Pushed",
     "ModelBundle",
     "PRESETS",
     "ViTConfig",

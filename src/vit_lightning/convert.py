@@ -27,6 +27,7 @@ from vit_lightning.checkpoints.keymap import write_state
 from vit_lightning.checkpoints.limits import LIMITS, TIMM_HYBRIDS
 from vit_lightning.checkpoints.native import DESCRIPTION_KEY, describe_as, save_safetensors
 from vit_lightning.checkpoints.npz import write_npz
+from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.errors import InputError
 from vit_lightning.factory import ModelBundle, skeleton
 from vit_lightning.files import atomic_write
@@ -99,7 +100,7 @@ def convert_model(
         InputError: ``path`` cannot be written.
     """
     path, target = Path(path), _target(to)
-    _check_path(path, to, target.suffix)
+    _check_path(path, to, target)
     config = bundle.model.config
     if impossible := LIMITS[to].impossible(config):
         raise CannotExpressError(f"{to} cannot express {_and(impossible)}", _ELSEWHERE)
@@ -116,7 +117,7 @@ def convert_model(
         written = replace(bundle, model=_as_written(bundle.model, nearest))
         if nearest.num_classes != config.num_classes:
             written = replace(written, classes=None)
-    target.write(written, path)
+    _write(target, written, path)
     delta = _measure(bundle.model, written.model) if losses else None
     return Conversion(path, tuple(losses), delta, target.notes(bundle))
 
@@ -126,10 +127,18 @@ _ELSEWHERE = "write a .safetensors, which keeps everything"
 
 @dataclass(frozen=True)
 class _Target:
-    """How a library keeps models: the suffix of its file, None for a folder, and who writes it."""
+    """How a library keeps models.
+
+    Args:
+        suffix: of its file; None for a folder.
+        write: who writes it.
+        beside: whether a file beside it has what it has no place for.
+        notes: what is to be known of what was written.
+    """
 
     suffix: str | None
     write: Callable[[ModelBundle, Path], None]
+    beside: bool = False
     notes: Callable[[ModelBundle], tuple[str, ...]] = lambda bundle: ()
 
 
@@ -139,17 +148,39 @@ def _target(to: str) -> _Target:
     return _TARGETS[to]
 
 
-def _check_path(path: Path, to: str, suffix: str | None) -> None:
+def _check_path(path: Path, to: str, target: _Target) -> None:
+    suffix = target.suffix
     if suffix is not None and path.suffix != suffix:
         raise InputError(f"{path}: the file for {to} is a {suffix}; give it that suffix")
     if suffix is None and path.suffix in {".npz", ".pth", ".safetensors", ".bin", ".ckpt"}:
         raise InputError(
             f"{path}: for {to} a folder is written, with {WEIGHTS_FILE} and config.json; name one"
         )
-    if path.is_dir() and suffix is None and not any(path.iterdir()):
+    if path.is_dir() and suffix is None and path.name and not any(path.iterdir()):
         return
-    if path.exists():
-        raise InputError(f"{path} is already there; remove it, or name another")
+    for there in (path, _beside(path)) if target.beside else (path,):
+        if there.exists():
+            raise InputError(f"{there} is already there; remove it, or name another")
+
+
+def _beside(path: Path) -> Path:
+    """Where a file of the same name and ``.json`` has what its layout has no place for."""
+    return path.parent / f"{path.name}.json"
+
+
+def _write(target: _Target, bundle: ModelBundle, path: Path) -> None:
+    """Write all that belongs to a target, or leave nothing."""
+    target.write(bundle, path)
+    if not target.beside:
+        return
+    description = describe_as(
+        bundle.model.config, bundle.classes, bundle.preprocessing, bundle.origin
+    )
+    try:
+        write_json(_beside(path), {DESCRIPTION_KEY: description})
+    except BaseException:
+        path.unlink()
+        raise
 
 
 def _differences(config: ViTConfig, nearest: ViTConfig) -> list[str]:
@@ -210,25 +241,15 @@ def _state(bundle: ModelBundle, dialect: Dialect) -> dict[str, Tensor]:
     return {key: tensor.detach().cpu().contiguous() for key, tensor in pairs}
 
 
-def _write_beside(bundle: ModelBundle, path: Path) -> None:
-    """What the layout has no place for, in a file of the same name and ``.json``."""
-    description = describe_as(
-        bundle.model.config, bundle.classes, bundle.preprocessing, bundle.origin
-    )
-    write_json(path.with_name(path.name + ".json"), {DESCRIPTION_KEY: description})
-
-
 def _write_google(bundle: ModelBundle, path: Path) -> None:
     model = bundle.model
     pairs = write_state(GOOGLE.rows, model.state_dict(), model.config.num_heads)
     write_npz(path, ((key, tensor.detach().cpu().float().numpy()) for key, tensor in pairs))
-    _write_beside(bundle, path)
 
 
 def _write_torchvision(bundle: ModelBundle, path: Path) -> None:
     with atomic_write(path) as temporary:
         torch.save(_state(bundle, TORCHVISION), temporary)
-    _write_beside(bundle, path)
 
 
 def _write_safetensors(bundle: ModelBundle, path: Path) -> None:
@@ -248,7 +269,7 @@ def _write_timm(bundle: ModelBundle, path: Path) -> None:
     stages = None if config.resnet is None else config.resnet.stage_depths
     dialect = TIMM_ROOT if stages == () else TIMM
     architecture = _TIMM_PLAIN if stages is None else TIMM_HYBRIDS[stages]
-    view = _library_view(bundle.preprocessing)
+    view = _library_view(bundle)
     files = {"config.json": timm_config(config, bundle.classes, view, architecture)}
     _write_folder(bundle, path, dialect, "timm", files)
 
@@ -256,7 +277,7 @@ def _write_timm(bundle: ModelBundle, path: Path) -> None:
 def _write_huggingface(bundle: ModelBundle, path: Path) -> None:
     config = bundle.model.config
     dialect = HUGGINGFACE if config.num_classes else HUGGINGFACE_BACKBONE
-    view = _library_view(bundle.preprocessing)
+    view = _library_view(bundle)
     files = {
         "config.json": huggingface_config(config, bundle.classes),
         "preprocessor_config.json": huggingface_processor(config, view),
@@ -294,23 +315,25 @@ def _write_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _library_view(preprocessing: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A preprocessing as libraries have it; the original's becomes the nearest to it."""
-    half = [0.5, 0.5, 0.5]
-    given = preprocessing or {"mode": "paper"}
-    view = {
-        "mean": list(given.get("mean", half)),
-        "std": list(given.get("std", half)),
-        "interpolation": given.get("interpolation", "bicubic"),
-        "crop_fraction": given.get("crop_fraction", 1.0),
+def _library_view(bundle: ModelBundle) -> dict[str, Any]:
+    """A preprocessing as libraries have it; the original's becomes the nearest to it.
+
+    Raises:
+        InputError: what travels with the model describes none.
+    """
+    size = {"image_size": bundle.model.config.image_size, "in_channels": 3}
+    given = Preprocessing.from_dict({"mode": "paper", **(bundle.preprocessing or {}), **size})
+    return {
+        "mode": {"paper": "squash", "modern": "crop"}.get(given.mode, given.mode),
+        "mean": list(given.mean),
+        "std": list(given.std),
+        "interpolation": given.interpolation,
+        "crop_fraction": given.crop_fraction,
     }
-    if given["mode"] == "paper":
-        return view | {"mode": "squash", "interpolation": "bilinear"}
-    return view | {"mode": "crop" if given["mode"] == "modern" else given["mode"]}
 
 
-def _about_the_view(bundle: ModelBundle) -> tuple[str, ...]:
-    mode = (bundle.preprocessing or {"mode": "paper"})["mode"]
+def _about_timms_view(bundle: ModelBundle) -> tuple[str, ...]:
+    mode = (bundle.preprocessing or {}).get("mode", "paper")
     if mode != "paper":
         return ()
     return (
@@ -319,14 +342,24 @@ def _about_the_view(bundle: ModelBundle) -> tuple[str, ...]:
     )
 
 
+def _about_huggingfaces_view(bundle: ModelBundle) -> tuple[str, ...]:
+    height, width = bundle.model.config.image_size
+    if height == width or _library_view(bundle)["mode"] != "crop":
+        return _about_timms_view(bundle)
+    return (
+        "preprocessing: only squares are cut out of pictures there; the configuration names the "
+        "nearest, which changes their proportions",
+    )
+
+
 def _and(words: Sequence[str]) -> str:
     return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else words[0]
 
 
 _TARGETS: dict[str, _Target] = {
-    "google": _Target(".npz", _write_google),
-    "timm": _Target(None, _write_timm, _about_the_view),
-    "huggingface": _Target(None, _write_huggingface, _about_the_view),
-    "torchvision": _Target(".pth", _write_torchvision),
+    "google": _Target(".npz", _write_google, beside=True),
+    "timm": _Target(None, _write_timm, notes=_about_timms_view),
+    "huggingface": _Target(None, _write_huggingface, notes=_about_huggingfaces_view),
+    "torchvision": _Target(".pth", _write_torchvision, beside=True),
     "safetensors": _Target(".safetensors", _write_safetensors),
 }

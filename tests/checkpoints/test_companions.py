@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tiny_models import R26, R_TI, TINY
 from vit_lightning.checkpoints.companions import (
     Hints,
     huggingface_config,
@@ -90,6 +91,16 @@ class TestTimm:
 
     def test_what_is_not_said(self, tmp_path: Path) -> None:
         assert read(tmp_path, {"architecture": "vit_tiny_patch16_224"}) == Hints()
+
+    def test_of_another_kind_is_refused_by_timms_name(self, tmp_path: Path) -> None:
+        siglip = TIMM | {"architecture": "vit_base_patch16_siglip_gap_224"}
+        with pytest.raises(InputError, match=r"config\.json: the weights are of a SigLIP"):
+            read(tmp_path, siglip)
+
+    def test_the_one_model_of_unusual_heads(self, tmp_path: Path) -> None:
+        gap = {"architecture": "vit_base_patch16_gap_224"}
+        assert read(tmp_path, gap).fields == {"num_heads": 16}
+        assert read(tmp_path, gap | {"model_args": {"num_heads": 12}}).fields["num_heads"] == 12
 
     @pytest.mark.parametrize(("pool", "ours"), [("token", "token"), ("avg", "gap"), ("", "none")])
     def test_pools(self, tmp_path: Path, pool: str, ours: str) -> None:
@@ -228,6 +239,11 @@ class TestHuggingFace:
             {"resample": 1},
             {"size": {"shortest_edge": 256}},
             {"size": 64, "do_center_crop": True, "crop_size": 65},
+            {
+                "size": {"shortest_edge": 64},
+                "do_center_crop": True,
+                "crop_size": {"height": 32, "width": 64},
+            },
         ],
     )
     def test_preprocessing_that_is_not_had(self, tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -355,7 +371,11 @@ class TestWhatIsWritten:
         assert (found.classes, found.image_size) == (classes, config.image_size)
         # A processor counts in whole pixels: the fraction is another, the pictures are the same.
         assert found.preprocessing is not None
-        assert found.preprocessing | {"crop_fraction": 0} == view | {"crop_fraction": 0}
+        mode = view["mode"] if config.image_size[0] == config.image_size[1] else "squash"
+        assert found.preprocessing == view | {
+            "mode": mode,
+            "crop_fraction": found.preprocessing["crop_fraction"],
+        }
         assert abs(found.preprocessing["crop_fraction"] - view["crop_fraction"]) < 0.02
         again = huggingface_processor(config, found.preprocessing)
         assert again == written[1]
@@ -391,6 +411,18 @@ class TestWhatIsWritten:
             config = ViTConfig(embed_dim=embed_dim, num_heads=1, mlp_dim=mlp_dim)
             ratio = timm_config(config, None, None, "vit")["model_args"]["mlp_ratio"]
             assert int(embed_dim * ratio) == mlp_dim, (embed_dim, mlp_dim)
+
+    @pytest.mark.parametrize(
+        ("config", "name"),
+        [
+            (TINY, "patch_embed.proj"),
+            (R_TI, "patch_embed.backbone.conv"),
+            (R26, "patch_embed.backbone.stem.conv"),
+        ],
+    )
+    def test_timm_knows_which_filters_see_the_picture(self, config: ViTConfig, name: str) -> None:
+        trained = timm_config(config, None, None, "vit")["pretrained_cfg"]
+        assert trained["first_conv"] == name
 
     def test_hugging_face_wants_a_name_for_every_class(self) -> None:
         written = huggingface_config(ViTConfig(num_classes=2), None)

@@ -9,7 +9,7 @@ from tiny_models import HYBRID, ROOT, TINY, Arrays, random_model
 from vit_lightning.checkpoints import refusals
 from vit_lightning.checkpoints.dialects import DIALECTS, TIMM, Dialect, find_dialect
 from vit_lightning.checkpoints.keymap import row_for, write_state
-from vit_lightning.checkpoints.refusals import refuse_other_models
+from vit_lightning.checkpoints.refusals import refuse_other_architectures, refuse_other_models
 from vit_lightning.errors import InputError
 
 # What is said of whose arrays, in the names of every library that has the model.
@@ -105,3 +105,21 @@ def test_no_array_of_a_layout_that_is_read_is_refused(dialect: Dialect) -> None:
     assert len(names) > 30
     for prefix in ("", "module.", "model.", "backbone.", "opt/target/"):
         refuse_other_models(prefix + name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        ("vit_base_patch32_siglip_gap_256", "a SigLIP"),
+        ("vit_so400m_patch14_siglip_224", "a SigLIP"),
+        ("flexivit_base", "a FlexiViT"),
+    ],
+)
+def test_where_arrays_do_not_tell_timms_name_does(architecture: str, name: str) -> None:
+    with pytest.raises(InputError, match=rf"of {name} \({architecture}\), which .* something else"):
+        refuse_other_architectures(architecture)
+
+
+def test_models_of_timm_that_are_read_are_not_refused() -> None:
+    for name in ("vit_base_patch16_224", "vit_tiny_r_s16_p8_224", "deit_small_patch16_224", ""):
+        refuse_other_architectures(name)

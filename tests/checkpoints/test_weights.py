@@ -107,7 +107,7 @@ class TestOurOwn:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"vit_lightning": [1]}, "the description of the model is damaged"),
+            ({"vit_lightning": [1]}, "description of the model is damaged"),
             ({"vit_lightning": {"classes": None}}, "its description of the model is damaged"),
             ({"vit_lightning": {"config": {"depth": 0}}}, "cannot be: depth must be"),
             ({"vit_lightning": {"config": {"depth": 10**9}}}, "describes 1000000000 layers, but"),

@@ -11,7 +11,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tiny_models import CLASSES, HYBRID, ROOT, TINY, arrays_of, assert_holds, random_model
+from tiny_models import (
+    CLASSES,
+    HYBRID,
+    ROOT,
+    TIMM_STEM,
+    TINY,
+    arrays_of,
+    assert_holds,
+    random_model,
+)
 from vit_lightning.checkpoints.companions import timm_config
 from vit_lightning.checkpoints.dialects import (
     DIALECTS,
@@ -31,7 +40,6 @@ from vit_lightning.models.config import ResNetConfig, ViTConfig
 FOREIGN = [d for d in DIALECTS if d.activation != GOOGLE.activation and d is not TIMM_ROOT]
 STATE = random_model().state_dict()
 VIEW = {"mode": "crop", "mean": [0.5] * 3, "std": [0.2] * 3, "crop_fraction": 0.9}
-TIMM_STEM = {"norm_eps": 1e-5, "weight_eps": 1e-8, "eps_under_root": True}
 
 
 def write_json(path: Path, values: Any) -> Path:

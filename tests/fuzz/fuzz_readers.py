@@ -124,6 +124,7 @@ class _Worker:
             if self.pipe.poll():
                 return self.pipe.recv()  # type: ignore[no-any-return]
         except (EOFError, ConnectionError):
+            self._process.join(5.0)
             self.end()
             return Outcome(False, f"the process died with exit code {self._process.exitcode}")
         if time.monotonic() - self._since < _WALL_SECONDS:
@@ -178,7 +179,10 @@ def _test_files(pipe: Connection, home: Path, seeds: Sequence[Seed], seed: int) 
 
 
 def _test_file(home: Path, seed: Seed, rng: Random) -> Outcome:
-    files, changes = mutate(seed, rng)
+    try:
+        files, changes = mutate(seed, rng)
+    except Exception:
+        return Outcome(False, f"the fuzzer itself failed: {traceback.format_exc()}")
     case = home / "case"
     _write(case, files)
     before, start = _peak(), time.process_time()

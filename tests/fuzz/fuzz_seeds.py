@@ -15,13 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tiny_models import arrays_of, bundle_of, random_model
 from vit_lightning.checkpoints.dialects import DIALECTS, GOOGLE, TIMM, Dialect
-from vit_lightning.checkpoints.keymap import write_state
 from vit_lightning.checkpoints.native import DESCRIPTION_KEY, describe_as
 from vit_lightning.convert import Target, convert_model
-from vit_lightning.factory import ModelBundle
 from vit_lightning.models.config import ResNetConfig, ViTConfig
-from vit_lightning.models.vit import VisionTransformer
 
 CLASSES = ("ant", "bee", "wasp 🐝")
 PREPROCESSING = {
@@ -32,7 +30,7 @@ PREPROCESSING = {
     "crop_fraction": 1.0,
 }
 PLAIN = ViTConfig(
-    image_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=2, mlp_dim=24, num_classes=3
+    image_size=8, patch_size=4, embed_dim=24, depth=2, num_heads=3, mlp_dim=16, num_classes=3
 )
 EXACT = replace(PLAIN, activation="gelu", depth=1)
 GAP = PLAIN.replace(pool="gap")
@@ -76,36 +74,18 @@ _CONVERTED: tuple[tuple[str, Target, str, ViTConfig], ...] = (
 
 
 def _state(config: ViTConfig) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shapes = VisionTransformer(config).state_dict()
-    return {
-        key: 0.1 * torch.randn(tensor.shape, generator=generator) for key, tensor in shapes.items()
-    }
+    return random_model(config).state_dict()
 
 
 def _arrays(config: ViTConfig, dialect: Dialect) -> dict[str, Tensor]:
-    """The weights of a model in a dialect; the layers of a scan in one array for all."""
-    arrays: dict[str, Tensor] = {}
-    layers: dict[str, list[Tensor]] = {}
-    for key, tensor in write_state(dialect.rows, _state(config), config.num_heads):
-        name, bracket, _ = key.partition("[")
-        if bracket:
-            layers.setdefault(name, []).append(tensor)
-        else:
-            arrays[key] = tensor.contiguous()
-    return arrays | {name: torch.stack(parts) for name, parts in layers.items()}
-
-
-def _bundle(config: ViTConfig) -> ModelBundle:
-    model = VisionTransformer(config)
-    model.load_state_dict(_state(config))
-    return ModelBundle(model, CLASSES, dict(PREPROCESSING), {"run": "fuzz"}, None, "config")
+    return arrays_of(dialect, _state(config))
 
 
 def _converted(kind: str, to: Target, name: str, config: ViTConfig) -> Seed:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ("model" if name == "." else name)
-        convert_model(_bundle(config), path, to, lossy=True)
+        bundle = bundle_of(random_model(config), CLASSES, dict(PREPROCESSING), {"run": "fuzz"})
+        convert_model(bundle, path, to, lossy=True)
         home = path if path.is_dir() else path.parent
         files = {file.name: file.read_bytes() for file in home.iterdir()}
     return Seed(kind, _without_description(files) if name == "." else files, name)

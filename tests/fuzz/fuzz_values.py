@@ -129,9 +129,10 @@ def change_arrays(arrays: Arrays, rng: Random) -> Arrays:
 
 def _with_first(value: float) -> Callable[[Tensor], Tensor]:
     def change(array: Tensor) -> Tensor:
-        array = array.clone()
-        array.view(-1)[:1] = value
-        return array
+        changed = array.clone(memory_format=torch.contiguous_format)
+        changed = changed if array.is_floating_point() else changed.double()
+        changed.view(-1)[:1] = value
+        return changed
 
     return change
 
@@ -180,7 +181,7 @@ _SET_CHANGES: tuple[Callable[[Arrays, str, Random], Arrays], ...] = (
     lambda arrays, key, rng: {name.partition(".")[2]: a for name, a in arrays.items()},
     lambda arrays, key, rng: {},
     lambda arrays, key, rng: (
-        arrays | {f"blocks.{i}.norm1.bias": torch.ones(16) for i in range(999)}
+        arrays | {f"blocks.{i}.norm1.bias": torch.ones(24) for i in range(999)}
     ),
     _mixed,
     _mixed,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_lightning.checkpoints.native import are_names
+from vit_lightning.checkpoints.refusals import refuse_other_architectures
 from vit_lightning.errors import InputError
 from vit_lightning.json_file import read_json
 from vit_lightning.models.config import Activation, Size, ViTConfig
@@ -24,6 +25,7 @@ _TIMM_POOLS = {"token": "token", "avg": "gap", "": "none"}
 # Pillow's numbers of its filters, which Hugging Face writes.
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}
 _TIMM_CROP = 0.875  # where timm's configuration does not say
+_TIMM_HEADS = {"vit_base_patch16_gap_224": 16}  # unlike any other model of its width
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,15 @@ def read_hints(companions: Mapping[str, Path]) -> Hints:
 def _from_timm(config: dict[str, Any]) -> Hints:
     # Early files have what is now under "pretrained_cfg" at the top.
     trained = {**config.get("pretrained_cfg", config)}
+    architecture = str(config["architecture"])
+    refuse_other_architectures(architecture)
     arguments = config.get("model_args") or {}
     fields: dict[str, Any] = {}
     if "act_layer" in arguments:
         fields["activation"] = _translated(arguments["act_layer"], _TIMM_ACTIVATIONS, "act_layer")
-    if arguments.get("num_heads") is not None:
-        fields["num_heads"] = _count(arguments["num_heads"], "num_heads")
+    heads = arguments.get("num_heads", _TIMM_HEADS.get(architecture))
+    if heads is not None:
+        fields["num_heads"] = _count(heads, "num_heads")
     pool = arguments.get("global_pool", config.get("global_pool"))
     if pool is not None:
         fields["pool"] = _translated(pool, _TIMM_POOLS, "global_pool")
@@ -132,11 +137,15 @@ def _hf_preprocessing(processor: Mapping[str, Any]) -> dict[str, Any] | None:
     filter_, size = processor.get("resample", 2), processor.get("size")
     cropped = processor.get("do_center_crop") is True
     keeps_shape = isinstance(size, Mapping) and "height" not in size
-    if filter_ not in _RESAMPLE or (keeps_shape and not cropped):
-        return None  # a filter that is not had here, or pictures of many sizes
+    crop = processor.get("crop_size") if cropped else None
+    covers = isinstance(crop, int) or (
+        isinstance(crop, Mapping) and crop.get("height") == crop.get("width")
+    )
+    if filter_ not in _RESAMPLE or (keeps_shape and not covers):
+        return None  # a filter that is not had here, pictures of many sizes, or borders
     fraction = 1.0
     if cropped:
-        fraction = _fraction(_shorter(processor.get("crop_size")), _shorter(size))
+        fraction = _fraction(_shorter(crop), _shorter(size))
     if not 0.0 < fraction <= 1.0:
         return None  # borders
     return {
@@ -221,7 +230,7 @@ def timm_config(
         "num_classes": config.num_classes,
         "input_size": [config.in_channels, *config.image_size],
         "fixed_input_size": True,
-        "first_conv": "patch_embed.proj",
+        "first_conv": _first_convolution(config),
         "classifier": "head",
         **_timm_view(config, preprocessing),
     }
@@ -234,6 +243,13 @@ def timm_config(
         "pretrained_cfg": trained,
     }
     return values | ({"label_names": list(classes)} if classes is not None else {})
+
+
+def _first_convolution(config: ViTConfig) -> str:
+    """The name, in timm, of the filters that see the picture; it adapts them to other channels."""
+    if config.resnet is None:
+        return "patch_embed.proj"
+    return f"patch_embed.backbone.{'stem.' if config.resnet.stage_depths else ''}conv"
 
 
 def _timm_view(config: ViTConfig, preprocessing: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -279,7 +295,10 @@ def huggingface_config(config: ViTConfig, classes: Sequence[str] | None) -> dict
 
 
 def huggingface_processor(config: ViTConfig, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``preprocessor_config.json`` for a preprocessing of mode "crop" or "squash"."""
+    """The ``preprocessor_config.json`` for a preprocessing of mode "crop" or "squash".
+
+    There is no covering of other shapes than squares: for them both are "squash".
+    """
     height, width = config.image_size
     values: dict[str, Any] = {
         "image_processor_type": "ViTImageProcessor",
@@ -293,13 +312,14 @@ def huggingface_processor(config: ViTConfig, preprocessing: Mapping[str, Any]) -
         "image_std": _channels(preprocessing["std"], config.in_channels),
     }
     fraction = preprocessing["crop_fraction"]
-    if preprocessing["mode"] == "crop" or fraction != 1.0:
+    crops = preprocessing["mode"] == "crop" and height == width
+    if crops or fraction != 1.0:
         resized = [math.floor(side / fraction) for side in config.image_size]
         shortest = {"shortest_edge": min(resized)}
         whole = {"height": resized[0], "width": resized[1]}
         values |= {
             "image_processor_type": "DeiTImageProcessor",
-            "size": shortest if preprocessing["mode"] == "crop" else whole,
+            "size": shortest if crops else whole,
             "do_center_crop": True,
             "crop_size": {"height": height, "width": width},
         }

@@ -254,13 +254,18 @@ def _read_tensor(row: Row, theirs: tuple[str, ...], arrays: Arrays) -> Tensor:
                 f"{key} is of type {tensor.dtype}; weights are floating-point, of 16 bits or more"
             )
         tensor = tensor.float()
-        if not torch.isfinite(tensor).all():
+        if not _is_finite(tensor):
             raise InputError(
                 f"{key} holds values that are no finite numbers (NaN or infinity): the training "
                 f"that made these weights diverged, or the file is damaged; take an earlier one"
             )
         tensors.append(tensor)
     return row.transform.to_ours(tuple(tensors)).contiguous()
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are; the least and the largest tell, and need no memory."""
+    return not tensor.numel() or all(bool(t.isfinite()) for t in tensor.aminmax())
 
 
 def _check_complete(wanted: set[str], found: set[str]) -> None:

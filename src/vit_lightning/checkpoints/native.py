@@ -160,4 +160,8 @@ def describe(path: str | Path, values: Mapping[str, Any]) -> Description:
         raise InputError(f"{path}: its preprocessing is not a table of settings")
     if origin is not None and not isinstance(origin, dict):
         raise InputError(f"{path}: its origin is not a table of words")
+    try:
+        json.dumps([preprocessing, origin], allow_nan=False)  # as it is when written again
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: its preprocessing or origin is no plain JSON") from error
     return Description(config, classes, preprocessing, origin)

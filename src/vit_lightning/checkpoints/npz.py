@@ -96,7 +96,8 @@ class NpzFile(Mapping[str, NDArray[np.float32]]):
             array = flat.reshape(member.shape[::-1]).T
         else:
             array = flat.reshape(member.shape)
-        return np.ascontiguousarray(array, dtype=np.float32).reshape(member.shape)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+            return np.ascontiguousarray(array, dtype=np.float32).reshape(member.shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)

@@ -64,6 +64,15 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
         "the .npz that it was made of",
     ),
 )
+# The same by timm's names, where the arrays do not tell.
+_ARCHITECTURES = (
+    ("a SigLIP", "siglip", "in some versions has another activation, which is written nowhere"),
+    ("a FlexiViT", "flexivit", "gives positions to the patches alone"),
+)
+_ONLY = (
+    "This package has the Vision Transformer of the paper and its hybrids, and would compute "
+    "something else"
+)
 _RULES = tuple((name, re.compile(pattern), why) for name, pattern, why in _OTHERS)
 
 
@@ -78,7 +87,16 @@ def refuse_other_models(keys: Iterable[str]) -> None:
         for key in keys:
             if rule.search(key):
                 raise InputError(
-                    f"the weights are of {name} (they have {key}), which {why}. This package has "
-                    f"the Vision Transformer of the paper and its hybrids, and would compute "
-                    f"something else"
+                    f"the weights are of {name} (they have {key}), which {why}. {_ONLY}"
                 )
+
+
+def refuse_other_architectures(architecture: str) -> None:
+    """Refuse a model of timm that is not this package's, by timm's name for it.
+
+    Raises:
+        InputError: naming the model, and what is different.
+    """
+    for name, part, why in _ARCHITECTURES:
+        if part in architecture:
+            raise InputError(f"the weights are of {name} ({architecture}), which {why}. {_ONLY}")

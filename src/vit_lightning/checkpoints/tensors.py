@@ -174,7 +174,8 @@ def _load(path: str | Path) -> Any:
             return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     # What a damaged or hostile pickle makes the reader raise has no bounds.
     except Exception as error:
-        reason = str(error).partition("\n")[0]
+        # torch's own words for it stand behind its advice to take the risk.
+        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
         raise InputError(f"{path} is cut short or damaged ({reason}); {GET_AGAIN}") from error
 
 
