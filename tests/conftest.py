@@ -6,16 +6,14 @@ import io
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-if TYPE_CHECKING:
-    from vit_lightning.run import TrainResult
+from finished_run import Finished
 
 # Threads that wait for their next piece of work in a loop, as they do by default, slow everything
 # down tenfold on a machine that has other things to do. Has to be said before torch is imported.
@@ -30,15 +28,6 @@ TINY_MODEL = {
     "num_heads": 2,
     "mlp_dim": 16,
 }
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A finished run of two validations on the digits: its file, its result, what it printed."""
-
-    experiment: Path
-    result: "TrainResult"
-    output: str
 
 
 @pytest.fixture(scope="session")

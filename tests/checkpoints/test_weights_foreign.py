@@ -62,10 +62,12 @@ class TestOfOtherLibraries:
         assert file.dialect == dialect.name
         assert (file.config.activation, file.config.norm_eps) == ("gelu", dialect.norm_eps)
         assert file.training_state == (() if wrap == "alone" else ("epoch", "args"))
-        assert file.notes == (
+        assert file.notes[0] == (
             f"no config.json stands beside the weights: computed as {dialect.name} does by "
-            f"default, with gelu and norm_eps {dialect.norm_eps:g}",
+            f"default, with gelu and norm_eps {dialect.norm_eps:g}"
         )
+        mode = dialect.preprocessing.get("mode", "paper")
+        assert f"tells a preprocessing that is had here: taken for mode {mode}" in file.notes[1]
         assert_holds(file, STATE)
 
     def test_their_preprocessing_is_at_the_size_of_the_weights(self, tmp_path: Path) -> None:

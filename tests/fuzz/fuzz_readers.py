@@ -18,7 +18,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -152,11 +152,11 @@ def _work(crew: Sequence[_Worker], count: int) -> Iterator[tuple[int, _Worker, O
             if outcome is None:
                 continue
             yield worker.index, worker, outcome
-            index = next(indices, None)
-            if index is None:
+            following = next(indices, None)
+            if following is None:
                 busy.remove(worker)
             else:
-                worker.begin(index)
+                worker.begin(following)
 
 
 def _test_files(pipe: Connection, home: Path, seeds: Sequence[Seed], seed: int) -> None:
@@ -244,7 +244,7 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _write(folder: Path, files: dict[str, bytes]) -> None:
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for name, data in files.items():

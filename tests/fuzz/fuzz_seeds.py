@@ -107,7 +107,7 @@ def npz_bytes(arrays: Mapping[str, np.ndarray[Any, Any]], *, compressed: bool = 
     """A ``.npz`` of these arrays."""
     out = io.BytesIO()
     save = np.savez_compressed if compressed else np.savez
-    save(out, allow_pickle=True, **arrays)  # type: ignore[arg-type]
+    save(out, allow_pickle=True, **arrays)
     return out.getvalue()
 
 

@@ -3,7 +3,7 @@
 import argparse
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from random import Random
 from typing import Any
@@ -64,11 +64,13 @@ def change_value(values: Any, rng: Random, junk: tuple[Any, ...] = JUNK) -> Any:
     return values
 
 
-def _places(values: Any) -> Any:
+def _places(values: Any) -> Iterator[tuple[Any, Any]]:
     """Every (container, key) in plain values."""
-    items = values.items() if isinstance(values, dict) else ()
-    items = enumerate(values) if isinstance(values, list) else items
-    for key, value in items:
+    if isinstance(values, list):
+        keys: Iterable[Any] = range(len(values))
+    else:
+        keys = values if isinstance(values, dict) else ()
+    for key, value in ((key, values[key]) for key in keys):
         yield values, key
         yield from _places(value)
 

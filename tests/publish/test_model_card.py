@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from conftest import Finished
+from finished_run import Finished
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.experiment import AugmentationSettings
 from vit_lightning.factory import ModelBundle, load_bundle

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import Finished
+from finished_run import Finished
 from hub_api import COMMIT, HubApi
 from hub_server import hub_at
 from random_weights import randomise

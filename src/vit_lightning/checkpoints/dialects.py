@@ -309,6 +309,7 @@ HUGGINGFACE = Dialect(
     _huggingface("vit.", *_HF_SAVED),
     (
         "vit.embeddings.patch_embeddings.projection.weight",
+        "vit.embeddings.cls_token",
         "vit.encoder.layer.0.attention.attention.query.weight",
     ),
     norm_eps=1e-12,
@@ -321,6 +322,7 @@ HUGGINGFACE_BACKBONE = Dialect(
     _huggingface("", *_HF_SAVED),
     (
         "embeddings.patch_embeddings.projection.weight",
+        "embeddings.cls_token",
         "encoder.layer.0.attention.attention.query.weight",
     ),
     norm_eps=1e-12,
@@ -331,7 +333,7 @@ HUGGINGFACE_BACKBONE = Dialect(
 TORCHVISION = Dialect(
     "torchvision",
     _torchvision("mlp.0", "mlp.3"),
-    ("conv_proj.weight", "encoder.layers.encoder_layer_0.mlp.0.weight"),
+    ("conv_proj.weight", "class_token", "encoder.layers.encoder_layer_0.mlp.0.weight"),
     preprocessing=_TORCHVISION_VIEW,
 )
 
@@ -357,6 +359,7 @@ DIALECTS: tuple[Dialect, ...] = (
         _huggingface("vit.", *_HF_LIVE),
         (
             "vit.embeddings.patch_embeddings.projection.weight",
+            "vit.embeddings.cls_token",
             "vit.layers.0.attention.q_proj.weight",
         ),
         norm_eps=1e-12,
@@ -365,7 +368,11 @@ DIALECTS: tuple[Dialect, ...] = (
     Dialect(
         "Hugging Face",
         _huggingface("", *_HF_LIVE),
-        ("embeddings.patch_embeddings.projection.weight", "layers.0.attention.q_proj.weight"),
+        (
+            "embeddings.patch_embeddings.projection.weight",
+            "embeddings.cls_token",
+            "layers.0.attention.q_proj.weight",
+        ),
         norm_eps=1e-12,
         preprocessing=_SQUASH,
     ),
@@ -373,7 +380,7 @@ DIALECTS: tuple[Dialect, ...] = (
     Dialect(
         "torchvision",
         _torchvision("mlp.linear_1", "mlp.linear_2"),
-        ("conv_proj.weight", "encoder.layers.encoder_layer_0.mlp.linear_1.weight"),
+        ("conv_proj.weight", "class_token", "encoder.layers.encoder_layer_0.mlp.linear_1.weight"),
         preprocessing=_TORCHVISION_VIEW,
     ),
     Dialect(
@@ -381,6 +388,7 @@ DIALECTS: tuple[Dialect, ...] = (
         _JEONSWORLD,
         (
             "transformer.embeddings.patch_embeddings.weight",
+            "transformer.embeddings.cls_token",
             "transformer.encoder.layer.0.attn.query.weight",
         ),
         preprocessing=_SQUASH,

@@ -36,6 +36,8 @@ from vit_lightning.errors import InputError
 from vit_lightning.json_file import read_json
 from vit_lightning.models.config import Pool, Size, ViTConfig
 
+# Of so many layers it is not said that arrays are missing, but which; none has fewer than nine.
+_USUAL_LAYERS, _ARRAYS_OF_LAYER = 100, 9
 _MOST_WORDS = 2000  # characters of a message
 _QKV = "blocks.0.attn.qkv.weight"
 _SCANNED = "Transformer/encoderblock/"  # big_vision's blocks, when they are scanned over
@@ -122,8 +124,8 @@ def open_weights(
             description = _read_as(opened.description, arrays, pool)
         else:
             told = _Told(image_size, pool, num_heads)
-            description = _understand(located, dialect, arrays.shapes, told)
-            notes += _assumed(located, dialect, description)
+            description, assumed = _understand(located, dialect, arrays.shapes, told)
+            notes += assumed
         rest = opened.training_state
         return WeightsFile(located, description, arrays, dialect.rows, dialect.name, rest, notes)
     except InputError as error:
@@ -203,12 +205,17 @@ def _beside(path: Path) -> Description:
 def _read_as(description: Description, arrays: Arrays, pool: Pool | None) -> Description:
     """A file's description, with another reading of the tokens if asked for."""
     config = description.config
-    layers = config.depth + sum(config.resnet.stage_depths if config.resnet else ())
-    if layers > len(arrays.shapes):  # it would take forever to build
-        raise InputError(f"it describes {layers} layers, but holds {len(arrays.shapes)} tensors")
+    _check_layers(config, len(arrays.shapes))
     if pool is None:
         return description
     return replace(description, config=config.replace(pool=pool, class_token=config.class_token))
+
+
+def _check_layers(config: ViTConfig, arrays: int) -> None:
+    """Refuse more layers than the arrays can be of, which would take forever to build."""
+    layers = config.depth + sum(config.resnet.stage_depths if config.resnet else ())
+    if layers > max(_USUAL_LAYERS, arrays // _ARRAYS_OF_LAYER):
+        raise InputError(f"it describes {layers} layers, but holds {arrays} tensors")
 
 
 @dataclass(frozen=True)
@@ -222,8 +229,11 @@ class _Told:
 
 def _understand(
     located: Located, dialect: Dialect, shapes: Mapping[str, Shape], told: _Told
-) -> Description:
-    """A description from shapes, from what stands beside the file, and from how its library is."""
+) -> tuple[Description, tuple[str, ...]]:
+    """A description from shapes, from what stands beside the file, and from how its library is.
+
+    Also what is to be said of the last, which was taken for granted.
+    """
     hints = read_hints(located.companions)
     said = {"activation": dialect.activation, "norm_eps": dialect.norm_eps, **hints.fields}
     if located.official is not None:  # Google's weights, whoever keeps the copy
@@ -238,6 +248,7 @@ def _understand(
         name_of=lambda ours: row_for(dialect.rows, ours)[1][0],
         **said,
     )
+    _check_layers(config, len(shapes))
     if config.resnet is not None and located.official is None:
         config = config.replace(resnet=replace(config.resnet, **dialect.stem))
     view = hints.preprocessing or dialect.preprocessing
@@ -245,7 +256,9 @@ def _understand(
     if view and located.official is None:
         size = {"image_size": list(config.image_size), "in_channels": config.in_channels}
         preprocessing = {**view, **size}
-    return Description(config, _names(hints, config), preprocessing)
+    description = Description(config, _names(hints, config), preprocessing)
+    foreign = located.official is None and dialect.activation != GOOGLE.activation
+    return description, _assumed(located, hints, dialect, description) if foreign else ()
 
 
 def _names(hints: Hints, config: ViTConfig) -> tuple[str, ...] | None:
@@ -254,16 +267,24 @@ def _names(hints: Hints, config: ViTConfig) -> tuple[str, ...] | None:
     return hints.classes if fits else None
 
 
-def _assumed(located: Located, dialect: Dialect, description: Description) -> tuple[str, ...]:
-    """What is said where nothing beside weights of another library tells how it computes."""
-    silent = "config.json" not in located.companions and located.official is None
-    if not silent or dialect.activation == GOOGLE.activation:
-        return ()
-    config = description.config
-    return (
-        f"no config.json stands beside the weights: computed as {dialect.name} does by default, "
-        f"with {config.activation} and norm_eps {config.norm_eps:g}",
-    )
+def _assumed(
+    located: Located, hints: Hints, dialect: Dialect, description: Description
+) -> tuple[str, ...]:
+    """What is said where nothing beside weights of another library tells what it does."""
+    notes = []
+    if "config.json" not in located.companions:
+        config = description.config
+        notes.append(
+            f"no config.json stands beside the weights: computed as {dialect.name} does by "
+            f"default, with {config.activation} and norm_eps {config.norm_eps:g}"
+        )
+    if hints.preprocessing is None:
+        view = description.preprocessing or {"mode": "paper", "mean": [0.5, 0.5, 0.5]}
+        notes.append(
+            f"nothing beside the weights tells a preprocessing that is had here: taken for mode "
+            f"{view['mode']}, mean {', '.join(f'{value:g}' for value in view['mean'])}"
+        )
+    return tuple(notes)
 
 
 def _heads(dialect: Dialect, shapes: Mapping[str, Shape]) -> int | None:
