@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # itself; never from above, and never from its neighbours.
 LAYERS = (
     {"errors"},
-    {"files", "console", "overrides", "precision"},
+    {"files", "console", "cli_options", "overrides", "precision"},
     {"json_file", "download"},
     {"experiment", "legacy", "models"},
     {"attention", "figures", "checkpoints", "data"},
@@ -63,6 +63,7 @@ WITHOUT_TORCH = (
     "download",
     "cli",
     "cli_convert",
+    "cli_options",
     "cli_push",
     "cli_verify",
     "cli_weights",

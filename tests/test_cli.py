@@ -414,3 +414,37 @@ def test_tools_of_an_environment_that_is_not_active_are_named_by_their_path(
     assert tool("python3") == ".venv/bin/python3"
     monkeypatch.setenv("PATH", f"{inside}{os.pathsep}{outside}")
     assert tool("python3") == "python3"
+
+
+def test_what_was_taken_for_granted_is_said_beside_the_results(
+    finished: Any, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = vl.create_model("Ti_16", image_size=16, depth=1, num_classes=2)
+    torch.nn.init.normal_(model.head.weight)
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    assert main(["predict", str(pictures / "val"), "--weights", str(tmp_path / "x.pth")]) == 0
+    printed = capsys.readouterr()
+    assert "note: no config.json stands beside the weights" in printed.err
+    assert "note" not in printed.out
+    target = str(tmp_path / "x.safetensors")
+    assert main(["convert", str(tmp_path / "x.pth"), target, "--to", "safetensors"]) == 0
+    assert "taken for 3" in capsys.readouterr().err
+    assert main(["verify", str(tmp_path / "x.pth")]) == 0
+    assert "\nnote: no config.json" in capsys.readouterr().out
+
+
+def test_weights_that_say_what_they_take_are_evaluated_as_they_say(
+    tiny: dict[str, Any], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Also those of other libraries: the experiment's model is another's."""
+    model = vl.create_model("Ti_16", image_size=32, depth=1, num_classes=2)
+    torch.nn.init.normal_(model.head.weight)
+    vl.save_model(model, tmp_path / "own.safetensors", ("cat", "dog"))
+    own = vl.load_bundle(tmp_path / "own.safetensors")
+    vl.convert_model(own, tmp_path / "folder", "timm")
+    same = [
+        vl.evaluate(write(tiny), path).metrics
+        for path in (tmp_path / "own.safetensors", tmp_path / "folder")
+    ]
+    assert same[0].loss == pytest.approx(same[1].loss, abs=1e-6)
+    assert same[0].top1 == same[1].top1

@@ -252,3 +252,11 @@ class TestWhatTravelsAlong:
         assert {path.name for path in tmp_path.iterdir()} == {name, f"{name}.json"}
         beside = json.loads((tmp_path / f"{name}.json").read_text())["vit_lightning"]
         assert beside["classes"] == list(CLASSES)
+
+
+def test_a_head_of_zeros_does_not_hide_what_is_lost(tmp_path: Path) -> None:
+    model = random_model(EXACT)
+    model.reset_head()
+    written = convert_model(bundle_of(model), tmp_path / "x.npz", "google", lossy=True)
+    assert written.delta is not None
+    assert written.delta > 1e-6

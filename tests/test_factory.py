@@ -197,9 +197,11 @@ class TestLoad:
         timm = load_bundle(tmp_path / "x.pth")
         assert timm.dialect == "timm"
         assert timm.report is not None
-        (note,) = timm.report.notes
-        assert note.startswith("no config.json stands beside the weights: computed as timm does")
-        assert str(timm.report).endswith(note)
+        numerics, view, heads = timm.notes
+        assert numerics.startswith("no config.json stands beside the weights: computed as timm")
+        assert view.startswith("nothing beside the weights tells a preprocessing")
+        assert heads.startswith("nothing tells the number of attention heads: taken for 3")
+        assert str(timm.report).endswith("\n".join(timm.notes))
 
     def test_a_description_of_an_endless_model_is_refused(self, tmp_path: Path) -> None:
         model = load_model(TOKEN)
@@ -373,3 +375,12 @@ class TestCreateFromWeights:
         monkeypatch.setitem(PRESETS, "R5+ViT-S_1", other)
         with pytest.raises(InputError, match="resnet ResNetConfig"):
             create_model("R5+ViT-S_1", tmp_path / "x.safetensors")
+
+
+def test_other_channels_under_uneven_colours_are_noted(tmp_path: Path) -> None:
+    view = {"mode": "crop", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.3]}
+    model = create_model("Ti_16", image_size=32, depth=1, num_classes=2)
+    save_model(model, tmp_path / "x.safetensors", preprocessing=view)
+    assert load_bundle(tmp_path / "x.safetensors").notes == ()
+    grey = create_bundle("Ti_16", tmp_path / "x.safetensors", in_channels=1, depth=1)
+    assert "which is near and not the same" in grey.notes[0]

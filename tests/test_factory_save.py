@@ -108,3 +108,20 @@ class TestSave:
                 model.head.weight.add_(1)
             save_model(model, path)
             assert_same_model(load_model(path), model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resnet": ResNetConfig((2, 2, 1), 32, norm_eps=1e-5)}, "cannot say resnet"),
+        ({"pool": "none"}, "cannot say pool 'none'"),
+        ({"pool": "gap", "class_token": True}, "the mean over patches beside a class token"),
+    ],
+)
+def test_an_npz_that_would_be_read_as_another_model(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    model = VisionTransformer(load_model(HYBRID).config.replace(**changes))
+    with pytest.raises(InputError, match=message):
+        save_model(model, tmp_path / "x.npz")
+    assert not (tmp_path / "x.npz").exists()

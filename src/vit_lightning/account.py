@@ -36,10 +36,8 @@ def say_plan(
     for note in notes:
         say(f"data       {note}")
     height, width = config.image_size
-    say(
-        f"model      {experiment.model.name or 'by its shape'}, {count:,} parameters, "
-        f"{height} x {width} px, from {bundle.source}"
-    )
+    name = experiment.model.name or "as its weights or shape say"
+    say(f"model      {name}, {count:,} parameters, {height} x {width} px, from {bundle.source}")
     say(f"pictures   {preprocessing}")
     known = (bundle.preprocessing or {}).get("mode", preprocessing.mode)
     if known != preprocessing.mode:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vit_lightning.assemble import eval_data, open_splits
 from vit_lightning.checkpoints.locate import locate_weights
 from vit_lightning.checkpoints.weights import describes_itself
-from vit_lightning.console import is_main_process, say
+from vit_lightning.console import is_main_process, say, say_notes
 from vit_lightning.data.datamodule import EvalData
 from vit_lightning.data.pictures import Splits
 from vit_lightning.errors import InputError
@@ -123,6 +123,7 @@ def evaluate(
     # Our own files say what they take; arrays alone may need to be told.
     told = () if describes_itself(located) else (model.image_size, model.pool)
     bundle = load_bundle(located, *told)
+    say_notes(bundle.notes)
     refuse_zero_head(bundle.model)
     splits = open_splits(experiment)
     _refuse_other_classes(bundle, splits, checkpoint)

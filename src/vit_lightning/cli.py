@@ -11,13 +11,14 @@ from pathlib import Path
 
 from vit_lightning import __version__
 from vit_lightning.cli_convert import add_convert_command
+from vit_lightning.cli_options import WEIGHTS, add_image_size, image_size
 from vit_lightning.cli_push import add_push_command
 from vit_lightning.cli_verify import add_verify_command
 from vit_lightning.cli_weights import add_weights_command
+from vit_lightning.console import say_notes
 from vit_lightning.errors import InputError
 
 _BAD_INPUT = 2
-_WEIGHTS = "a weights file or folder, an official name, a Hub id or an address"
 _OVERRIDES = "settings to change, such as optim.lr=0.01 trainer.max_steps=200"
 
 
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_evaluate)
     evaluate.add_argument("experiment", type=Path, help="experiment file (JSON)")
     evaluate.add_argument(
-        "--ckpt-path", "--weights", required=True, help=_WEIGHTS, metavar="WEIGHTS"
+        "--ckpt-path", "--weights", required=True, help=WEIGHTS, metavar="WEIGHTS"
     )
     _add_split(evaluate)
     for command in (train, evaluate):
@@ -107,8 +108,8 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="list the models, or describe one or weights")
     info.set_defaults(command=_info)
-    info.add_argument("model", nargs="?", help=f"a preset's name, or {_WEIGHTS}")
-    _add_image_size(info, "pixels to count operations for")
+    info.add_argument("model", nargs="?", help=f"a preset's name, or {WEIGHTS}")
+    add_image_size(info, "pixels to count operations for")
     add_weights_command(commands)
     add_convert_command(commands)
     add_verify_command(commands)
@@ -133,16 +134,8 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", "--model", required=True, help=_WEIGHTS, metavar="WEIGHTS")
-    _add_image_size(parser, "pixels, for a .npz whose grid is not square")
-
-
-def _add_image_size(parser: argparse.ArgumentParser, text: str) -> None:
-    parser.add_argument("--image-size", type=int, nargs=2, help=text, metavar=("HEIGHT", "WIDTH"))
-
-
-def _size(options: argparse.Namespace) -> tuple[int, int] | None:
-    return None if options.image_size is None else tuple(options.image_size)
+    parser.add_argument("--weights", "--model", required=True, help=WEIGHTS, metavar="WEIGHTS")
+    add_image_size(parser, "pixels, for a .npz whose grid is not square")
 
 
 def _guarded(command: Command, options: argparse.Namespace) -> int:
@@ -208,7 +201,8 @@ def _predict(options: argparse.Namespace) -> None:
 
     if options.top < 1:
         raise InputError(f"--top: at least one class, got {options.top}")
-    bundle = load_bundle(options.weights, _size(options))
+    bundle = load_bundle(options.weights, image_size(options))
+    say_notes(bundle.notes)
     bfloat16 = options.precision == "bf16-mixed"
     predictions = predict(bundle, options.pictures, options.top, bfloat16=bfloat16)
     for prediction in predictions:
@@ -227,7 +221,8 @@ def _attend(options: argparse.Namespace) -> None:
 
     if options.output.suffix.lower() != ".png":
         raise InputError(f"-o {options.output}: the figure is a PNG; give it a name in .png")
-    bundle = load_bundle(options.weights, _size(options))
+    bundle = load_bundle(options.weights, image_size(options))
+    say_notes(bundle.notes)
     attend(bundle, options.pictures, options.output)
     print(options.output)
 
@@ -239,6 +234,6 @@ def _info(options: argparse.Namespace) -> None:
     if name is None:
         print(preset_table())
     elif Path(name).exists() or Path(name).suffix or "/" in name:
-        print(describe_weights(name, _size(options)))
+        print(describe_weights(name, image_size(options)))
     else:
-        print(describe_preset(name, _size(options)))
+        print(describe_preset(name, image_size(options)))

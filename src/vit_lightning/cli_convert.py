@@ -4,6 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from vit_lightning.cli_options import WEIGHTS, add_image_size, image_size
+from vit_lightning.console import say_notes
+
 _TARGETS = ["google", "timm", "huggingface", "torchvision", "safetensors"]
 
 
@@ -19,7 +22,7 @@ def add_convert_command(commands: Any) -> None:
         ),
     )
     parser.set_defaults(command=_convert)
-    parser.add_argument("weights", help="a weights file, a name or an address", metavar="IN")
+    parser.add_argument("weights", help=WEIGHTS, metavar="IN")
     parser.add_argument("output", type=Path, help="the file or folder to write", metavar="OUT")
     parser.add_argument("--to", choices=_TARGETS, required=True, help="the library")
     parser.add_argument(
@@ -27,19 +30,13 @@ def add_convert_command(commands: Any) -> None:
         action="store_true",
         help="write also what the library computes otherwise, and measure the difference",
     )
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        nargs=2,
-        help="pixels, for a .npz whose grid is not square",
-        metavar=("HEIGHT", "WIDTH"),
-    )
+    add_image_size(parser, "pixels, for a .npz whose grid is not square")
 
 
 def _convert(options: argparse.Namespace) -> None:
     from vit_lightning.convert import convert_model
     from vit_lightning.factory import load_bundle
 
-    size = None if options.image_size is None else tuple(options.image_size)
-    bundle = load_bundle(options.weights, size)
+    bundle = load_bundle(options.weights, image_size(options))
+    say_notes(bundle.notes)
     print(convert_model(bundle, options.output, options.to, lossy=options.lossy))

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from vit_lightning.cli_options import WEIGHTS, add_image_size, image_size
+
 _DEPARTS = 1
 
 
@@ -18,7 +20,7 @@ def add_verify_command(commands: Any) -> None:
         ),
     )
     parser.set_defaults(command=_verify)
-    parser.add_argument("weights", help="a weights file, a name or an address", metavar="WEIGHTS")
+    parser.add_argument("weights", help=WEIGHTS, metavar="WEIGHTS")
     parser.add_argument(
         "--against",
         help="the library, or a file of recorded outputs (default: an independent forward pass)",
@@ -32,20 +34,13 @@ def add_verify_command(commands: Any) -> None:
         help="compare on these pictures too",
         metavar="FILE",
     )
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        nargs=2,
-        help="pixels the model shall take (default: those of the weights)",
-        metavar=("HEIGHT", "WIDTH"),
-    )
+    add_image_size(parser, "pixels the model shall take (default: those of the weights)")
 
 
 def _verify(options: argparse.Namespace) -> int:
     """Print the report; returns the exit code: 0, or 1 where a stage departs."""
     from vit_lightning.parity.verify import verify
 
-    size = None if options.image_size is None else tuple(options.image_size)
-    report = verify(options.weights, options.against, options.picture, size)
+    report = verify(options.weights, options.against, options.picture, image_size(options))
     print(report)
     return 0 if report.agrees else _DEPARTS

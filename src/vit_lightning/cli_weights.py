@@ -47,5 +47,5 @@ def _remove(options: argparse.Namespace) -> None:
     from vit_lightning.download import size_text
 
     for name in options.names:
-        freed = remove_cached(name)
-        print(f"{name}: removed, {size_text(freed)} freed")
+        for removed, freed in remove_cached(name).items():
+            print(f"{removed}: removed, {size_text(freed)} freed")

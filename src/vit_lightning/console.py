@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 # Set by torchrun, Lightning's own launcher, SLURM and LSF in the processes they start.
@@ -20,6 +21,13 @@ def say(text: str = "") -> None:
     """Print a line of the run's account on the main process."""
     if is_main_process():
         print(text, flush=True)
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """Print what is to be known of weights, where it does not mix with a command's results."""
+    if is_main_process():
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr, flush=True)
 
 
 def tool(name: str) -> str:

@@ -1,5 +1,6 @@
 """A model written in the layout of another library, or refused with the reason."""
 
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,9 +26,15 @@ from vit_lightning.checkpoints.dialects import (
 )
 from vit_lightning.checkpoints.keymap import write_state
 from vit_lightning.checkpoints.limits import LIMITS, TIMM_HYBRIDS
-from vit_lightning.checkpoints.native import DESCRIPTION_KEY, describe_as, save_safetensors
+from vit_lightning.checkpoints.native import (
+    DESCRIPTION_KEY,
+    HASH_KEY,
+    describe_as,
+    save_safetensors,
+)
 from vit_lightning.checkpoints.npz import write_npz
 from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.download import file_hash
 from vit_lightning.errors import InputError
 from vit_lightning.factory import ModelBundle, skeleton
 from vit_lightning.files import atomic_write
@@ -177,7 +184,8 @@ def _write(target: _Target, bundle: ModelBundle, path: Path) -> None:
         bundle.model.config, bundle.classes, bundle.preprocessing, bundle.origin
     )
     try:
-        write_json(_beside(path), {DESCRIPTION_KEY: description})
+        values = {DESCRIPTION_KEY: description, HASH_KEY: file_hash(path)}
+        write_json(_beside(path), values)
     except BaseException:
         path.unlink()
         raise
@@ -224,6 +232,8 @@ def _measure(model: VisionTransformer, twin: VisionTransformer) -> float:
         twin.config.num_classes,
         twin.config.representation_size,
     )
+    if config.num_classes and not any(part.any() for part in model.head.parameters()):
+        same_head = False  # a head of zeros shows nothing
     training = model.training
     model.eval()
     with torch.inference_mode():
@@ -294,7 +304,7 @@ def _write_folder(
 ) -> None:
     """Weights and their configuration files, the folder whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         save_safetensors(

@@ -19,7 +19,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from email.message import Message
 from pathlib import Path
 from typing import IO, Any
@@ -37,6 +37,7 @@ _WAITS = (0.5, 2.0, 4.0)  # seconds before each further try
 _STRIDE = 1 << 20  # bytes after which the tries are counted anew
 _PATIENCE = 1.0  # seconds before a process says that it waits for another
 _WORTH_ANOTHER_TRY = frozenset({408, 429})  # and every 5xx
+_Check = Callable[[Path], None]
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -90,12 +91,27 @@ def download(
 
 
 def fetch(
-    url: str, target: Path, *, what: str, sha256: str | None = None, md5: str | None = None
+    url: str,
+    target: Path,
+    *,
+    what: str,
+    sha256: str | None = None,
+    md5: str | None = None,
+    check: _Check | None = None,
 ) -> None:
     """Fetch ``url`` to ``target`` unless it is there, with progress on standard error.
 
     ``target`` appears only once it is whole and its checksums are right: those given, and the
     one that Google's storage sends. Of several processes one fetches and the others wait.
+
+    Args:
+        url: what to fetch (http or https).
+        target: where it goes; its folder is made.
+        what: what the file is, for the reader.
+        sha256: expected checksum in hexadecimal, or None.
+        md5: the same.
+        check: looks at the file before it takes its name, and raises InputError for something
+            else than was asked for, such as a login page.
 
     Raises:
         DownloadError: the reason, as far as the server or this machine told it.
@@ -108,7 +124,8 @@ def fetch(
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target, what):
             if not target.exists():
-                _fetch_alone(url, target, what, {"sha256": sha256, "md5": md5})
+                checks: list[_Check] = [lambda part: check_file(part, sha256=sha256, md5=md5)]
+                _fetch_alone(url, target, what, [*checks, check] if check else checks)
     except OSError as error:
         raise DownloadError(_disk_reason(error, target.parent)) from None
 
@@ -161,12 +178,12 @@ def _locked(target: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
-def _fetch_alone(url: str, target: Path, what: str, checksums: Mapping[str, str | None]) -> None:
+def _fetch_alone(url: str, target: Path, what: str, checks: Sequence[_Check]) -> None:
     part, note = part_files(target)
     known, waits = _size(part), iter(_WAITS)
     while True:
         try:
-            _try(url, part, note, what, checksums)
+            _try(url, part, note, what, checks)
             break
         except _CutError as cut:
             if _size(part) >= known + _STRIDE:
@@ -182,7 +199,7 @@ def _fetch_alone(url: str, target: Path, what: str, checksums: Mapping[str, str 
     note.unlink(missing_ok=True)
 
 
-def _try(url: str, part: Path, note: Path, what: str, checksums: Mapping[str, str | None]) -> None:
+def _try(url: str, part: Path, note: Path, what: str, checks: Sequence[_Check]) -> None:
     """One request; afterwards ``part`` is the whole file."""
     version = _version_of_part(url, part, note)
     # One byte less than is here, so that something is left to ask for.
@@ -204,9 +221,11 @@ def _try(url: str, part: Path, note: Path, what: str, checksums: Mapping[str, st
         announced = _google_md5(response.headers)
     try:
         check_file(part, md5=announced)
-        check_file(part, **checksums)
+        for check in checks:
+            check(part)
     except InputError as error:
         part.unlink()
+        note.unlink(missing_ok=True)
         # A part that a crash has damaged is no fault of the server's.
         raise (_CutError if start else DownloadError)(str(error)) from None
 

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from vit_lightning.checkpoints.adapt import LoadReport, adapt, check_compatible
 from vit_lightning.checkpoints.dialects import GOOGLE
 from vit_lightning.checkpoints.keymap import Shape, write_state
+from vit_lightning.checkpoints.limits import LIMITS
 from vit_lightning.checkpoints.locate import Located
 from vit_lightning.checkpoints.native import save_safetensors
 from vit_lightning.checkpoints.npz import write_npz
@@ -50,6 +51,11 @@ class ModelBundle:
     source: str
     located: Located | None = None
     dialect: str | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of how the weights were found and understood."""
+        return () if self.report is None else self.report.notes
 
 
 def load_model(
@@ -235,10 +241,22 @@ def _load(file: WeightsFile, target: ViTConfig, *, reset_head: bool) -> ModelBun
         None if reset_head or not target.num_classes else description.classes,
         description.preprocessing,
         description.origin,
-        replace(report, notes=file.notes),
+        replace(report, notes=(*file.notes, *_about_channels(file, target))),
         file.source,
         file.located,
         file.dialect,
+    )
+
+
+def _about_channels(file: WeightsFile, target: ViTConfig) -> tuple[str, ...]:
+    """What is approximate where weights for colour see pictures of other channels."""
+    view = file.description.preprocessing or {}
+    uneven = any(len(set(view.get(name, ()))) > 1 for name in ("mean", "std"))
+    if target.in_channels == file.config.in_channels or not uneven:
+        return ()
+    return (
+        "the weights normalise each colour by a mean and deviation of its own; with other channels "
+        "all have their average, which is near and not the same",
     )
 
 
@@ -329,17 +347,18 @@ def _check_sayable(
     config: ViTConfig, classes: Sequence[str] | None, preprocessing: Mapping[str, Any] | None
 ) -> None:
     """Refuse to write a ``.npz`` that would be read as another model."""
-    plain = ViTConfig()
-    unsaid = [
+    google = LIMITS["google"]
+    read_as = google.nearest(config)
+    unsaid = google.impossible(config) + [
         f"{name} {getattr(config, name)}"
-        for name in ("activation", "norm_eps")
-        if getattr(config, name) != getattr(plain, name)
+        for name in ("activation", "norm_eps", "resnet")
+        if getattr(config, name) != getattr(read_as, name)
     ]
     height, width = config.grid_size
     if height != width and int((height * width) ** 0.5) ** 2 == height * width:
         unsaid.append(f"a grid of {height} x {width}, which would be taken for a square")
-    if config.pool == "gap" and config.class_token:
-        unsaid.append("the mean over patches beside a class token")
+    if config.pool == "none":
+        unsaid.append("pool 'none', which would be taken for that of the class token")
     unsaid += ["class names"] if classes is not None else []
     unsaid += ["preprocessing"] if preprocessing is not None else []
     if unsaid:

@@ -1,6 +1,5 @@
 """What models and weights are, in words and figures."""
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -8,6 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vit_lightning.checkpoints.weights import WeightsFile, open_weights
 from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.download import file_hash
+from vit_lightning.errors import InputError
 from vit_lightning.factory import skeleton
 from vit_lightning.models.config import Size, ViTConfig
 from vit_lightning.models.presets import PRESETS, preset, preset_name
@@ -75,7 +76,7 @@ def describe_weights(weights: str | Path, image_size: Size | None = None) -> str
     lines = [
         f"{file.source}: weights in the layout of {file.dialect}",
         f"  file: {path}, {path.stat().st_size:,} bytes",
-        f"  sha256: {_sha256(path)}",
+        f"  sha256: {file_hash(path)}",
         *_figures(sized),
         f"  preprocessing: {_preprocessing(file)}",
         f"  classes: {_classes(file)}",
@@ -104,7 +105,10 @@ def _preprocessing(file: WeightsFile) -> str:
     if values is None:
         return f"{Preprocessing('paper', config.image_size, config.in_channels)} (the original's)"
     size = {"image_size": config.image_size, "in_channels": config.in_channels}
-    return str(Preprocessing.from_dict({**values, **size}))
+    try:
+        return str(Preprocessing.from_dict({**values, **size}))
+    except InputError as error:
+        raise InputError(f"{file.source}: {error}") from error
 
 
 def _classes(file: WeightsFile) -> str:
@@ -113,8 +117,3 @@ def _classes(file: WeightsFile) -> str:
         return f"{count}, not named" if count else "none, the model gives features"
     more = ", ..." if len(names) > _MOST_CLASSES else ""
     return f"{count}: {', '.join(names[:_MOST_CLASSES])}{more}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

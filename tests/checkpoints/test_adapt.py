@@ -260,3 +260,14 @@ def test_report_is_a_table_with_the_blocks_gathered() -> None:
         if f" {word} " in line
     }
     assert len(widths) == 1
+
+
+@pytest.mark.parametrize(("pool", "other"), [("token", "gap"), ("gap", "token")])
+def test_a_head_is_not_kept_for_other_tokens(pool: Any, other: Any) -> None:
+    source = SMALL.replace(pool=pool, class_token=True)
+    target = source.replace(pool=other, class_token=True)
+    message = f"reads pool '{pool}', the model asked for has '{other}'"
+    with pytest.raises(InputError, match=message):
+        adapt(random_state(source), source, target, reset_head=False)
+    result, _ = adapt(random_state(source), source, target, reset_head=True)
+    assert not result["head.weight"].any()

@@ -32,6 +32,9 @@ def test_every_target_has_its_limits() -> None:
         ("huggingface", TINY.replace(pool="gap"), ["a model without a class token", "pool 'gap'"]),
         ("huggingface", TWIN, ["pool 'gap'"]),
         ("huggingface", TINY.replace(pool="none"), ["pool 'none'"]),
+        # A pooler reads the class token; without one, nothing does.
+        ("huggingface", TWIN.replace(num_classes=0, representation_size=8), ["pool 'gap'"]),
+        ("huggingface", FEATURES.replace(pool="none"), []),
         ("torchvision", ROOT, ["a hybrid's stem"]),
         ("torchvision", TINY.replace(pool="none"), ["pool 'none'"]),
         ("torchvision", TINY.replace(image_size=(32, 40)), ["a picture that is not square"]),

@@ -173,3 +173,9 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
         save_safetensors(path, state(), CONFIG)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_others_may_read_what_they_may_read_of_other_files(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    save_safetensors(tmp_path / "x.safetensors", state(), CONFIG)
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

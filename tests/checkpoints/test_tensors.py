@@ -331,3 +331,27 @@ def test_a_mapping_is_closed_before_it_grows(monkeypatch: pytest.MonkeyPatch) ->
     assert not opened  # lazy
     assert [file[str(i)][0].item() for i in range(6)] == [0, 1, 2, 3, 4, 5]
     assert len(opened) == 3  # 80 bytes each: two, and the third is not asked of a full one
+
+
+def test_what_cannot_be_mapped_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "_REMAP_AFTER", 100)
+    opened = []
+
+    def reopen() -> Any:
+        opened.append(1)
+        return {str(i): torch.full((20,), float(i)) for i in range(6)}.__getitem__
+
+    file = TensorFile(reopen, {}, mapped=False)
+    assert [file[str(i)][0].item() for i in range(6)] == [0, 1, 2, 3, 4, 5]
+    assert len(opened) == 1
+
+
+def test_old_files_are_loaded_twice_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To see what is in them, and to have it; not every 64 MiB."""
+    monkeypatch.setattr(tensors, "_REMAP_AFTER", 4)
+    torch.save(state(), tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    loads: list[object] = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: (loads.append(a), load(*a, **k))[1])
+    assert_holds_everything(open_torch(tmp_path / "x.pth").tensors)
+    assert len(loads) == 2

@@ -21,6 +21,7 @@ from vit_lightning.checkpoints.dialects import (
 )
 from vit_lightning.checkpoints.native import describe_as, save_safetensors
 from vit_lightning.checkpoints.weights import open_weights
+from vit_lightning.download import file_hash
 from vit_lightning.errors import InputError
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -83,14 +84,34 @@ class TestOurOwn:
             (".pth", TORCHVISION),
             (".safetensors", JEONSWORLD),
         ):
-            write_json(tmp_path / f"x{suffix}.json", {"vit_lightning": description()})
-            self.check(tmp_path / f"x{suffix}", dialect.name)
+            path = tmp_path / f"x{suffix}"
+            values = {"vit_lightning": description(), "sha256": file_hash(path)}
+            write_json(tmp_path / f"x{suffix}.json", values)
+            self.check(path, dialect.name)
+
+    def test_a_description_of_what_was_there_before_is_passed_over(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.pth"
+        torch.save(arrays_of(TORCHVISION, STATE), path)
+        values = {"vit_lightning": description(), "sha256": file_hash(path)}
+        write_json(tmp_path / "x.pth.json", values)
+        assert open_weights(path).description.classes is not None
+        torch.save(arrays_of(TORCHVISION, STATE) | {"class_token": torch.ones(1, 1, 192)}, path)
+        file = open_weights(path)
+        assert file.description.classes is None
+        assert "x.pth.json describes another file than x.pth: passed over" in file.notes[0]
+
+    @pytest.mark.parametrize("contents", [{}, {"vit_lightning": 3}, {"loss": [1.0, 0.5]}])
+    def test_what_another_program_put_beside_is_passed_over(
+        self, tmp_path: Path, contents: Any
+    ) -> None:
+        torch.save(arrays_of(TORCHVISION, STATE), tmp_path / "x.pth")
+        alone = open_weights(tmp_path / "x.pth")
+        write_json(tmp_path / "x.pth.json", contents)
+        assert open_weights(tmp_path / "x.pth").description == alone.description
 
     @pytest.mark.parametrize(
         ("contents", "message"),
         [
-            ({}, "has no 'vit_lightning': it describes no model"),
-            ({"vit_lightning": 3}, "has no 'vit_lightning'"),
             ({"vit_lightning": {}}, "its description of the model is damaged"),
             ({"vit_lightning": {"config": {"depth": 0}}}, "cannot be: depth must be"),
             ([], "must be a JSON object"),
@@ -100,6 +121,8 @@ class TestOurOwn:
         self, tmp_path: Path, contents: Any, message: str
     ) -> None:
         torch.save(arrays_of(TORCHVISION, STATE), tmp_path / "x.pth")
+        if isinstance(contents, dict):
+            contents = contents | {"sha256": file_hash(tmp_path / "x.pth")}
         write_json(tmp_path / "x.pth.json", contents)
         with pytest.raises(InputError, match=rf"x\.pth\.json.*{message}"):
             open_weights(tmp_path / "x.pth")

@@ -210,6 +210,11 @@ def _check_head(source: ViTConfig, target: ViTConfig) -> None:
             f"the weights have {holds}, the model asked for has {target.num_classes}: "
             f"the head cannot be kept; let it be reset, or ask for the same number"
         )
+    if {source.pool, target.pool} == {"token", "gap"}:
+        raise InputError(
+            f"the head of the weights reads pool {source.pool!r}, the model asked for has "
+            f"{target.pool!r}: the head cannot be kept; let it be reset, or keep the pool"
+        )
     if source.representation_size != target.representation_size:
         raise InputError(
             "the head of the weights reads the pre_logits layer: to keep it, keep that too"

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
 from vit_lightning.checkpoints import hub
-from vit_lightning.checkpoints.official import OfficialWeights
-from vit_lightning.checkpoints.repository import WEIGHTS
+from vit_lightning.checkpoints.official import OfficialWeights, find_official
+from vit_lightning.checkpoints.repository import WEIGHTS, is_ours
 from vit_lightning.download import part_files
 from vit_lightning.errors import InputError
 from vit_lightning.files import write_text
@@ -83,19 +84,37 @@ def list_cached() -> list[Cached]:
     return sorted(entries, key=lambda entry: (entry.name, entry.where))
 
 
-def remove_cached(name: str) -> int:
-    """Remove weights from the cache they are in; returns the bytes that this freed.
+def remove_cached(name: str) -> dict[str, int]:
+    """Remove weights from the caches they are in.
+
+    Args:
+        name: a name of the list; an official one means Google's file and its mirror on the Hub,
+            whichever are kept.
+
+    Returns:
+        The name in the list of each that was removed → the bytes that this freed.
 
     Raises:
         InputError: no weights of that name are kept; the message lists those that are.
     """
-    plain = name.removesuffix(".npz").removeprefix("hf-hub:")
-    entries = [entry for entry in list_cached() if entry.name in (name, plain)]
+    meant = {name, name.removesuffix(".npz").removeprefix("hf-hub:"), *_mirror_of(name)}
+    kept = list_cached()
+    entries = [entry for entry in kept if entry.name in meant]
     if not entries:
-        names = [entry.name for entry in list_cached()]
-        listed = "".join(f"\n  {known}" for known in names) or " nothing"
+        listed = "".join(f"\n  {entry.name}" for entry in kept) or " nothing"
         raise InputError(f"no weights {name!r} are kept here. Kept are:{listed}")
-    return sum(_remove(entry) for entry in entries)
+    freed: Counter[str] = Counter()
+    for entry in entries:
+        freed[entry.name] += _remove(entry)
+    return dict(freed)
+
+
+def _mirror_of(name: str) -> tuple[str, ...]:
+    try:
+        row = find_official(name)
+    except InputError:
+        return ()
+    return (row.mirror,) if row is not None and row.mirror is not None else ()
 
 
 def _own_entries() -> Iterator[Cached]:
@@ -156,7 +175,7 @@ def _hub_entries(
         for revision in repository.revisions:
             files = {file.file_name: file.file_path for file in revision.files}
             weights = next((files[name] for name in WEIGHTS if name in files), None)
-            if weights is not None and _is_vit(files.get("config.json")):
+            if weights is not None and (_is_vit(files.get("config.json")) or is_ours(weights)):
                 name = _name(repository, revision)
                 entry = Cached(name, weights, revision.size_on_disk, "hub")
                 yield entry, repository, revision

@@ -1,6 +1,7 @@
 """The configuration files that libraries put beside weights: read into ours, written from it."""
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,12 @@ from typing import Any
 
 from vit_lightning.checkpoints.native import are_names
 from vit_lightning.checkpoints.refusals import refuse_other_architectures
+from vit_lightning.checkpoints.views import (
+    RESAMPLE,
+    finite_number,
+    huggingface_view,
+    timm_view,
+)
 from vit_lightning.errors import InputError
 from vit_lightning.json_file import read_json
 from vit_lightning.models.config import Activation, Size, ViTConfig
@@ -22,9 +29,23 @@ _HF_ACTIVATIONS: Mapping[str, Activation] = {
     "gelu_python_tanh": "gelu_tanh",
 }
 _TIMM_POOLS = {"token": "token", "avg": "gap", "": "none"}
-# Pillow's numbers of its filters, which Hugging Face writes.
-_RESAMPLE = {2: "bilinear", 3: "bicubic"}
-_TIMM_CROP = 0.875  # where timm's configuration does not say
+# Arguments of timm's VisionTransformer that are read here, that the arrays tell, that matter to
+# training or building alone, or to pictures of another size than the model's.
+_TIMM_HARMLESS = frozenset(
+    "img_size patch_size in_chans num_classes global_pool embed_dim depth num_heads mlp_ratio "
+    "class_token act_layer drop_rate pos_drop_rate patch_drop_rate proj_drop_rate attn_drop_rate "
+    "drop_path_rate weight_init fix_init dynamic_img_size device dtype out_indices scriptable "
+    "exportable no_jit pretrained pretrained_cfg pretrained_cfg_overlay pretrained_strict "
+    "checkpoint_path cache_dir".split()
+)
+# What others must be; any that is not named must be null, false or zero.
+_TIMM_NEEDED: Mapping[str, Sequence[Any]] = {
+    "qkv_bias": (True,),
+    "proj_bias": (True,),
+    "final_norm": (True,),
+    "pos_embed": ("learn",),
+}
+_TIMM_NORMS = ("", "layernorm", "layernormfp32")
 _TIMM_HEADS = {"vit_base_patch16_gap_224": 16}  # unlike any other model of its width
 
 
@@ -43,6 +64,7 @@ class Hints:
     classes: tuple[str, ...] | None = None
     preprocessing: Mapping[str, Any] | None = None
     image_size: Size | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_hints(companions: Mapping[str, Path]) -> Hints:
@@ -77,9 +99,11 @@ def _from_timm(config: dict[str, Any]) -> Hints:
     architecture = str(config["architecture"])
     refuse_other_architectures(architecture)
     arguments = config.get("model_args") or {}
+    _check_timm_arguments(arguments)
     fields: dict[str, Any] = {}
     if "act_layer" in arguments:
-        fields["activation"] = _translated(arguments["act_layer"], _TIMM_ACTIVATIONS, "act_layer")
+        activation = arguments["act_layer"] or "gelu"  # timm's own, whatever the architecture's
+        fields["activation"] = _translated(activation, _TIMM_ACTIVATIONS, "act_layer")
     heads = arguments.get("num_heads", _TIMM_HEADS.get(architecture))
     if heads is not None:
         fields["num_heads"] = _count(heads, "num_heads")
@@ -88,25 +112,28 @@ def _from_timm(config: dict[str, Any]) -> Hints:
         fields["pool"] = _translated(pool, _TIMM_POOLS, "global_pool")
     size = arguments.get("img_size") or (trained.get("input_size") or [3, None])[1:]
     labels = config.get("label_names") or trained.get("label_names")
-    return Hints(fields, _names(labels), _timm_preprocessing(trained), _size(size))
+    preprocessing, notes = timm_view(trained)
+    return Hints(fields, _names(labels), preprocessing, _size(size), notes)
 
 
-def _timm_preprocessing(trained: Mapping[str, Any]) -> dict[str, Any] | None:
-    if "mean" not in trained or "std" not in trained:
-        return None
-    fraction = float(trained.get("crop_pct") or _TIMM_CROP)
-    mode = trained.get("crop_mode") or "center"
-    filter_ = trained.get("interpolation") or "bicubic"
-    had = mode in ("center", "squash") and filter_ in _RESAMPLE.values()
-    if not had or not 0.0 < fraction <= 1.0:
-        return None  # borders and other filters are not had here
-    return {
-        "mode": "crop" if mode == "center" else "squash",
-        "mean": _three(trained["mean"]),
-        "std": _three(trained["std"]),
-        "interpolation": filter_,
-        "crop_fraction": fraction,
-    }
+def _check_timm_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of timm's VisionTransformer that change what it computes."""
+    for name, value in arguments.items():
+        if name in _TIMM_HARMLESS:
+            continue
+        if name in _TIMM_NEEDED:
+            fits = value in _TIMM_NEEDED[name]
+        elif name == "norm_layer" and isinstance(value, str):
+            fits = value.replace("_", "").lower() in _TIMM_NORMS
+        elif name == "no_embed_class":  # without a class it changes nothing
+            fits = not value or arguments.get("class_token") is False
+        else:
+            fits = not value
+        if not fits:
+            raise InputError(
+                f"{name} {reprlib.repr(value)} in model_args makes another model than the Vision "
+                f"Transformer of the paper, or one that is not known here"
+            )
 
 
 def _from_huggingface(config: dict[str, Any], processor: dict[str, Any] | None) -> Hints:
@@ -115,11 +142,12 @@ def _from_huggingface(config: dict[str, Any], processor: dict[str, Any] | None) 
         raise InputError(
             f"model_type {kind!r} is no Vision Transformer of the paper, which is 'vit'"
         )
+    _check_huggingface_settings(config)
     fields: dict[str, Any] = {}
     if "hidden_act" in config:
         fields["activation"] = _translated(config["hidden_act"], _HF_ACTIVATIONS, "hidden_act")
     if "layer_norm_eps" in config:
-        fields["norm_eps"] = float(config["layer_norm_eps"])
+        fields["norm_eps"] = finite_number(config["layer_norm_eps"], "layer_norm_eps")
     if "num_attention_heads" in config:
         fields["num_heads"] = _count(config["num_attention_heads"], "num_attention_heads")
     labels = config.get("id2label")
@@ -129,54 +157,38 @@ def _from_huggingface(config: dict[str, Any], processor: dict[str, Any] | None) 
         classes = _names([named[index] for index in range(len(named))])
         if classes and all(name == f"LABEL_{index}" for index, name in enumerate(classes)):
             classes = None  # what is written where nobody gave names
-    preprocessing = None if processor is None else _hf_preprocessing(processor)
-    return Hints(fields, classes, preprocessing, _size(config.get("image_size")))
+    preprocessing, notes = (None, ()) if processor is None else huggingface_view(processor)
+    return Hints(fields, classes, preprocessing, _size(config.get("image_size")), notes)
 
 
-def _hf_preprocessing(processor: Mapping[str, Any]) -> dict[str, Any] | None:
-    filter_, size = processor.get("resample", 2), processor.get("size")
-    cropped = processor.get("do_center_crop") is True
-    keeps_shape = isinstance(size, Mapping) and "height" not in size
-    crop = processor.get("crop_size") if cropped else None
-    covers = isinstance(crop, int) or (
-        isinstance(crop, Mapping) and crop.get("height") == crop.get("width")
-    )
-    if filter_ not in _RESAMPLE or (keeps_shape and not covers):
-        return None  # a filter that is not had here, pictures of many sizes, or borders
-    fraction = 1.0
-    if cropped:
-        fraction = _fraction(_shorter(crop), _shorter(size))
-    if not 0.0 < fraction <= 1.0:
-        return None  # borders
-    return {
-        "mode": "crop" if keeps_shape else "squash",
-        "mean": _three(processor.get("image_mean", 0.5)),
-        "std": _three(processor.get("image_std", 0.5)),
-        "interpolation": _RESAMPLE[filter_],
-        "crop_fraction": fraction,
-    }
-
-
-def _shorter(size: Any) -> float:
-    return float(min(size.values()) if isinstance(size, Mapping) else size)
-
-
-def _fraction(cropped: float, resized: float) -> float:
-    """The fraction of which ``floor(cropped / fraction)`` makes ``resized`` again."""
-    fraction = cropped / resized
-    return fraction if cropped / fraction >= resized else math.nextafter(fraction, 0.0)
+def _check_huggingface_settings(config: Mapping[str, Any]) -> None:
+    """Refuse what ViTConfig of transformers can say and this package cannot compute."""
+    if config.get("qkv_bias", True) is not True:
+        raise InputError(
+            f"qkv_bias {reprlib.repr(config['qkv_bias'])} is not computed here: query, key and "
+            f"value have biases"
+        )
+    architectures = config.get("architectures")
+    if architectures and all(
+        str(name).endswith("ForImageClassification") for name in architectures
+    ):
+        return  # which has no pooler, whatever its configuration says
+    if config.get("pooler_act", "tanh") != "tanh":
+        raise InputError(
+            f"pooler_act {reprlib.repr(config['pooler_act'])} is not computed here; known: 'tanh'"
+        )
 
 
 def _translated(value: object, table: Mapping[str, Any], name: str) -> Any:
     if not isinstance(value, str) or value not in table:
         known = ", ".join(repr(key) for key in table)
-        raise InputError(f"{name} {value!r} is not computed here; known: {known}")
+        raise InputError(f"{name} {reprlib.repr(value)} is not computed here; known: {known}")
     return table[value]
 
 
 def _count(value: object, name: str) -> int:
     if type(value) is not int or value < 1:
-        raise InputError(f"{name} must be a positive integer, got {value!r}")
+        raise InputError(f"{name} must be a positive integer, got {reprlib.repr(value)}")
     return value
 
 
@@ -185,14 +197,6 @@ def _size(value: Any) -> Size | None:
     if len(pair) == 2 and all(type(side) is int and side > 0 for side in pair):
         return pair
     return None
-
-
-def _three(value: Any) -> list[float]:
-    numbers = value if isinstance(value, list | tuple) else [value] * 3
-    result = [float(number) for number in numbers]
-    if not all(math.isfinite(number) for number in result):
-        raise InputError(f"mean and std must be finite numbers, got {value!r}")
-    return result
 
 
 def _names(labels: Any) -> tuple[str, ...] | None:
@@ -304,7 +308,7 @@ def huggingface_processor(config: ViTConfig, preprocessing: Mapping[str, Any]) -
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": height, "width": width},
-        "resample": _inverse(_RESAMPLE, preprocessing["interpolation"]),
+        "resample": _inverse(RESAMPLE, preprocessing["interpolation"]),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

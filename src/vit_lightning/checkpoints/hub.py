@@ -6,14 +6,15 @@ imported where it is needed, as that takes time.
 """
 
 import errno
+import json
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_lightning.checkpoints.repository import COMPANIONS, INDICES, WEIGHTS, weights_of
+from vit_lightning.checkpoints.repository import COMPANIONS, INDICES, WEIGHTS, is_ours, weights_of
 from vit_lightning.download import check_file, size_text
 from vit_lightning.errors import InputError
 
@@ -28,12 +29,12 @@ _MAIN = "main"
 
 @dataclass(frozen=True)
 class HubFiles:
-    """The files of a model, in the Hub's cache on this machine.
+    """The files of a model, of one commit, in the Hub's cache on this machine.
 
     Args:
         weights: the weights file.
         companions: "config.json" and "preprocessor_config.json", where the repository has them.
-        remark: why they may not be the newest; empty if the Hub was asked.
+        remark: why they may not be the newest, or not all; empty if the Hub was asked.
     """
 
     weights: Path
@@ -95,18 +96,23 @@ def find_on_hub(repo_id: str, revision: str | None = None, *, may_fetch: bool = 
         why = "HF_HUB_OFFLINE is set, and " if may_fetch else ""
         return _in_cache(repo_id, revision, f"{why}it is not in the cache ({cache_folder()})")
     try:
-        name, metadata = _on_hub(repo_id, revision)
+        name, metadata, commit = _on_hub(repo_id, revision)
+        # Before the weights: only with these does the cache note which commit a branch has, so
+        # that what is interrupted in between is never taken for a model without companions.
+        companions = {file: _fetch_companion(repo_id, commit, file) for file in COMPANIONS}
     except HubError as error:
         # It may be gone, gated or out of reach by now; what was fetched before still serves.
         files = _in_cache(repo_id, revision, str(error))
-        return HubFiles(files.weights, files.companions, f"from the Hub's cache ({error})")
+        remarks = (f"from the Hub's cache ({error})", files.remark)
+        return replace(files, remark="; ".join(filter(None, remarks)))
     weights = _fetch_weights(repo_id, revision, name, metadata)
-    companions = {name: _fetch(repo_id, revision, name) for name in COMPANIONS}
+    if weights.parent.name != commit:
+        raise HubError("the repository has changed meanwhile; try again")
     return HubFiles(weights, {name: path for name, path in companions.items() if path})
 
 
-def _on_hub(repo_id: str, revision: str | None) -> tuple[str, "HfFileMetadata"]:
-    """Name and description of the weights file as the Hub has it now."""
+def _on_hub(repo_id: str, revision: str | None) -> tuple[str, "HfFileMetadata", str]:
+    """Name and description of the weights file as the Hub has it now, and of which commit it is."""
     found = {}
     for name in (*WEIGHTS, *INDICES):
         metadata = _describe(repo_id, revision, name)
@@ -117,7 +123,10 @@ def _on_hub(repo_id: str, revision: str | None) -> tuple[str, "HfFileMetadata"]:
         name = weights_of(found, "this repository")
     except InputError as error:
         raise HubError(str(error)) from None
-    return name, found[name]
+    commit = found[name].commit_hash
+    if commit is None:
+        raise HubError(_no_hub())
+    return name, found[name], commit
 
 
 def _describe(repo_id: str, revision: str | None, name: str) -> "HfFileMetadata | None":
@@ -132,6 +141,22 @@ def _describe(repo_id: str, revision: str | None, name: str) -> "HfFileMetadata 
     # The library's errors, those of its HTTP and of its Xet client have no common root.
     except Exception as error:
         raise HubError(_words(error, revision)) from None
+
+
+def _fetch_companion(repo_id: str, commit: str, name: str) -> Path | None:
+    """A small file of a commit; None if it has none such, which the cache remembers."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+    known = try_to_load_from_cache(repo_id, name, revision=commit)
+    if isinstance(known, str):
+        return Path(known)
+    if known is _CACHED_NO_EXIST:
+        return None
+    try:
+        _describe(repo_id, commit, name)  # a Hub in trouble is not asked with more patience
+    except HubError as error:
+        raise HubError(f"{name}: {error}") from None
+    return _fetch(repo_id, commit, name)
 
 
 def _fetch_weights(
@@ -174,21 +199,52 @@ def _fetch(repo_id: str, revision: str | None, name: str) -> Path | None:
 
 def _in_cache(repo_id: str, revision: str | None, reason: str) -> HubFiles:
     """The files as they were fetched before; HubError with ``reason`` if they were not."""
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    paths = {}
-    for name in (*WEIGHTS, *COMPANIONS):
-        try:
-            path = try_to_load_from_cache(repo_id, name, revision=revision)
-        except HFValidationError as error:
-            raise HubError(_words(error, revision)) from None
-        if isinstance(path, str):
-            paths[name] = Path(path)
-    weights = next((paths[name] for name in WEIGHTS if name in paths), None)
+    try:
+        found = [try_to_load_from_cache(repo_id, name, revision=revision) for name in WEIGHTS]
+    except HFValidationError as error:
+        raise HubError(_words(error, revision)) from None
+    weights = next((Path(path) for path in found if isinstance(path, str)), None)
     if weights is None:
         raise HubError(reason)
-    return HubFiles(weights, {name: paths[name] for name in COMPANIONS if name in paths})
+    companions, unknown = {}, []
+    for name in COMPANIONS:
+        path = try_to_load_from_cache(repo_id, name, revision=weights.parent.name)
+        if isinstance(path, str):
+            companions[name] = Path(path)
+        elif path is not _CACHED_NO_EXIST:
+            unknown.append(name)
+    return HubFiles(weights, companions, _remark_on(unknown, weights, companions, reason))
+
+
+def _remark_on(
+    unknown: Sequence[str], weights: Path, companions: Mapping[str, Path], reason: str
+) -> str:
+    """What to say of companions that were never fetched, and not found missing either.
+
+    Other programs that fill the cache fetch what they need themselves; a fetch can be interrupted.
+    HubError if the weights are of no use without.
+    """
+    if not unknown or is_ours(weights):
+        return ""
+    config, preprocessor = COMPANIONS
+    if config in unknown:
+        raise HubError(
+            f"the weights are in the cache, but {config}, which tells how to compute with them, "
+            f"was never fetched: go online once ({reason})"
+        )
+    if config in companions and _is_timms(companions[config]):
+        return ""  # all is in the one file
+    return f"{preprocessor} was never fetched; whether the repository has it is not known here"
+
+
+def _is_timms(config: Path) -> bool:
+    try:
+        return "pretrained_cfg" in json.loads(config.read_text("utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _words(error: Exception, revision: str | None) -> str:
@@ -213,7 +269,7 @@ def _words(error: Exception, revision: str | None) -> str:
     if isinstance(error, errors.HFValidationError):
         return f"no name that the Hub allows ({_first_line(error)})"
     if isinstance(error, errors.FileMetadataError):
-        return f"{endpoint()} does not answer as a Hub does; see HF_ENDPOINT"
+        return _no_hub()
     if isinstance(error, errors.HfHubHTTPError):
         return f"the Hub answered {error.response.status_code} ({error.response.reason_phrase})"
     # The HTTP client changes its package with the library's version, not the names.
@@ -225,6 +281,10 @@ def _words(error: Exception, revision: str | None) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk that holds {cache_folder()} is full"
     return _first_line(error)
+
+
+def _no_hub() -> str:
+    return f"{endpoint()} does not answer as a Hub does; see HF_ENDPOINT"
 
 
 def _first_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ _BLOCK = "blocks.0."
 _STEM = "patch_embed.backbone.stem.conv.weight"
 _NUMBER = "(0|[1-9][0-9]{0,8})"
 _MOST_STAGES = 10  # each halves the picture; no hybrid has more than four
-# Every published Vision Transformer of these widths has this many heads.
+# The heads of the Vision Transformers that are published at these widths, nearly all.
 _USUAL_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 
 

@@ -38,10 +38,16 @@ def _only_class_token(config: ViTConfig) -> list[str]:
         for words, there in (
             ("a hybrid's stem", config.resnet is not None),
             ("a model without a class token", not config.class_token),
-            (f"pool {config.pool!r}", config.pool != "token" and bool(config.num_classes)),
+            (f"pool {config.pool!r}", config.pool != "token" and _is_read(config)),
         )
         if there
     ]
+
+
+def _is_read(config: ViTConfig) -> bool:
+    """Whether anything reads the pooled tokens, or they are pooled at all."""
+    reads = config.num_classes or config.representation_size is not None
+    return bool(reads) or config.pool == "gap"
 
 
 def _nothing_impossible(config: ViTConfig) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from vit_lightning.checkpoints import cache, hub
+from vit_lightning.checkpoints.formats import file_format
 from vit_lightning.checkpoints.npz import open_npz
 from vit_lightning.checkpoints.official import (
     COLLECTIONS,
@@ -17,11 +18,15 @@ from vit_lightning.checkpoints.official import (
     official_names_of,
     relatives,
 )
-from vit_lightning.checkpoints.repository import WEIGHTS, companions_in, weights_of
+from vit_lightning.checkpoints.repository import (
+    WEIGHTS,
+    WEIGHTS_SUFFIXES,
+    companions_in,
+    weights_of,
+)
 from vit_lightning.download import DownloadError, fetch, part_files
 from vit_lightning.errors import InputError
 
-_FILE_SUFFIXES = (".npz", ".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _HUB_HOSTS = ("huggingface.co", "hf.co")
 _CLOSED = "since February 2026 Google's bucket refuses anonymous users"
@@ -50,6 +55,19 @@ class Located:
     companions: Mapping[str, Path] = field(default_factory=dict)
     official: OfficialWeights | None = None
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Absent:
+    """A place that has not the weights.
+
+    Args:
+        why: a line for the message if no place has them.
+        passed_over: whether to say it also if another place has them, as there is a file.
+    """
+
+    why: str
+    passed_over: bool = False
 
 
 def locate_weights(
@@ -120,7 +138,7 @@ def _existing(text: str) -> Path | None:
 def _names_a_file(text: str) -> bool:
     if text.removesuffix(".npz").rpartition("/")[0] in COLLECTIONS:
         return False
-    return text.startswith(("/", "./", "../", "~")) or text.endswith(_FILE_SUFFIXES)
+    return text.startswith(("/", "./", "../", "~")) or text.endswith(WEIGHTS_SUFFIXES)
 
 
 def _local(path: Path, text: str) -> Located:
@@ -157,7 +175,7 @@ def _at_address(url: str, may_fetch: bool) -> Located:
             why = _OFFLINE if may_fetch else "not fetched before"
             raise InputError(f"{url}: {why}; it is not in the cache ({path})")
         try:
-            fetch(url, path, what="the weights")
+            fetch(url, path, what="the weights", check=_check_arrived)
         except DownloadError as error:
             raise InputError(
                 f"{url}: {error}\n  If this machine has no network, fetch that file elsewhere and "
@@ -167,6 +185,14 @@ def _at_address(url: str, may_fetch: bool) -> Located:
             if path.exists() or part_files(path)[0].exists():
                 cache.note_url(url, path)
     return Located(path, url)
+
+
+def _check_arrived(path: Path) -> None:
+    """InputError if what was fetched to ``path`` is no weights file but, say, a login page."""
+    try:
+        file_format(path)
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), "what arrived")) from None
 
 
 def _in_repository(text: str, repo_id: str, revision: str | None, may_fetch: bool) -> Located:
@@ -187,65 +213,73 @@ def _in_repository(text: str, repo_id: str, revision: str | None, may_fetch: boo
 
 def _official(row: OfficialWeights, folder: Path, may_fetch: bool) -> Located:
     """The first place that has the weights; each says a line if it has not."""
-    places: tuple[Callable[[], Located | str], ...] = (
+    places: tuple[Callable[[], Located | _Absent | None], ...] = (
         lambda: _file(folder / row.collection / f"{row.name}.npz"),
         lambda: _fitting_file(row, folder / f"{row.name}.npz"),
         lambda: _file(cache.official_path(row)),
-        lambda: _in_mirror(row, may_fetch=False),  # fetched before
+        lambda: _in_kept_mirror(row),
         lambda: _in_bucket(row, may_fetch),
         lambda: _in_mirror(row, may_fetch),
     )
-    said: list[str] = []
+    absent: list[_Absent] = []
     for place in places:
         answer = place()
         if isinstance(answer, Located):
-            passed_over = tuple(line for line in said if "passed over" in line)
+            passed_over = tuple(other.why for other in absent if other.passed_over)
             return replace(answer, official=row, notes=(*passed_over, *answer.notes))
-        said.append(answer)
-    said.pop(3)  # that the mirror was not fetched before; whether it can be is said last
-    lines = [f"{row.full_name}: no place has these weights.", *(f"  {line}" for line in said)]
+        if answer is not None:
+            absent.append(answer)
+    lines = [f"{row.full_name}: no place has these weights.", *(f"  {one.why}" for one in absent)]
     if may_fetch:
         lines += ["What to do:", *(f"  - {way}" for way in _ways_forward(row, folder))]
     raise InputError("\n".join(lines))
 
 
-def _file(path: Path) -> Located | str:
-    return Located(path, str(path), _beside(path)) if path.is_file() else f"{path}: not there"
+def _file(path: Path) -> Located | _Absent:
+    if not path.is_file():
+        return _Absent(f"{path}: not there")
+    return Located(path, str(path), _beside(path))
 
 
-def _fitting_file(row: OfficialWeights, path: Path) -> Located | str:
+def _fitting_file(row: OfficialWeights, path: Path) -> Located | _Absent:
     """A file whose name other official weights have too; taken only if it fits."""
     if not path.is_file():
-        return f"{path}: not there"
+        return _Absent(f"{path}: not there")
     try:
         why = misfit(row, open_npz(path).shapes)
     except InputError as error:
         why = str(error)
     if why:
-        return f"{path}: passed over: {why}"
+        return _Absent(f"{path}: passed over: {why}", passed_over=True)
     note = f"{path} was taken for {row.full_name}, whose head and grid it has"
     return Located(path, str(path), _beside(path), notes=(note,))
 
 
-def _in_bucket(row: OfficialWeights, may_fetch: bool) -> Located | str:
+def _in_bucket(row: OfficialWeights, may_fetch: bool) -> Located | _Absent:
     if not may_fetch or hub.is_offline():
-        return f"{row.url}: {_OFFLINE if may_fetch else 'not asked'}"
+        return _Absent(f"{row.url}: {_OFFLINE if may_fetch else 'not asked'}")
     path = cache.official_path(row)
     try:
-        fetch(row.url, path, what=row.full_name)
+        fetch(row.url, path, what=row.full_name, check=_check_arrived)
     except DownloadError as error:
         closed = f"; {_CLOSED}" if error.status == 403 else ""
-        return f"{row.url}: {error}{closed}"
+        return _Absent(f"{row.url}: {error}{closed}")
     return Located(path, str(path))
 
 
-def _in_mirror(row: OfficialWeights, may_fetch: bool) -> Located | str:
+def _in_kept_mirror(row: OfficialWeights) -> Located | None:
+    """The mirror if it was fetched before; if not, whether it can be is said of it later."""
+    answer = _in_mirror(row, may_fetch=False)
+    return answer if isinstance(answer, Located) else None
+
+
+def _in_mirror(row: OfficialWeights, may_fetch: bool) -> Located | _Absent:
     if row.mirror is None:
-        return "on the Hub: no mirror of these weights is known"
+        return _Absent("on the Hub: no mirror of these weights is known")
     try:
         files = hub.find_on_hub(row.mirror, may_fetch=may_fetch)
     except hub.HubError as error:
-        return f"{row.mirror} on the Hub ({hub.endpoint()}): {error}"
+        return _Absent(f"{row.mirror} on the Hub ({hub.endpoint()}): {error}")
     lacks = " and ".join(f"no {part}" for part in row.lacks.split(", ") if part)
     note = f"from the mirror {row.mirror}" + (f", which has {lacks}" if lacks else "")
     notes = (note, files.remark) if files.remark else (note,)

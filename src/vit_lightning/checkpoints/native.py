@@ -17,6 +17,9 @@ from vit_lightning.models.config import ViTConfig
 DESCRIPTION_KEY = "vit_lightning"
 """Where a Lightning checkpoint, or a file beside weights, describes their model."""
 
+HASH_KEY = "sha256"
+"""Beside a description in a file of its own: the hash of the weights that it describes."""
+
 STATE_PREFIX = "model."
 """What stands before our names in a Lightning checkpoint of this package."""
 
@@ -76,8 +79,11 @@ def save_safetensors(
     } | {key: json.dumps(value) for key, value in description.items()}
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
     with atomic_write(Path(path)) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file(tensors, temporary, metadata)
+            temporary.chmod(mode)  # safetensors makes a file that its owner alone can read
         except SafetensorError as error:
             raise InputError(f"{path} cannot be written: {error}") from error
 
@@ -160,6 +166,8 @@ def describe(path: str | Path, values: Mapping[str, Any]) -> Description:
         raise InputError(f"{path}: its preprocessing is not a table of settings")
     if origin is not None and not isinstance(origin, dict):
         raise InputError(f"{path}: its origin is not a table of words")
+    if origin is not None and not isinstance(origin.get("data", {}), dict):
+        raise InputError(f"{path}: the data of its origin is not a table of fingerprints")
     try:
         json.dumps([preprocessing, origin], allow_nan=False)  # as it is when written again
     except (TypeError, ValueError, RecursionError) as error:

@@ -32,7 +32,6 @@ class OfficialWeights:
         num_classes: outputs of its head; None where the name does not tell.
         image_size: pixels of a side of the pictures its position grid is for.
         patch_size: pixels of a side of what one token covers, with the stem of a hybrid.
-        pre_logits: whether it has the layer ``pre_logits``.
         mirror: the Hub's repository with the same weights, or None.
         lacks: what the mirror does not have of the official file, such as "pre_logits, head".
     """
@@ -42,7 +41,6 @@ class OfficialWeights:
     num_classes: int | None
     image_size: int
     patch_size: int
-    pre_logits: bool
     mirror: str | None = None
     lacks: str = ""
 
@@ -139,7 +137,6 @@ def _row(full_name: str, mirror: str | None = None, lacks: str = "") -> Official
         _num_classes(collection, name),
         _image_size(collection, name),
         _patch_size(name),
-        pre_logits=collection == "imagenet21k",
         mirror=mirror,
         lacks=lacks,
     )

@@ -39,16 +39,24 @@ class TensorFile:
     Args:
         reopen: maps the file; returns a function from key to tensor.
         shapes: key → shape.
+        mapped: whether it is a mapping; what cannot be mapped is in memory, whole, once.
     """
 
-    def __init__(self, reopen: Callable[[], Callable[[str], Tensor]], shapes: dict[str, Shape]):
+    def __init__(
+        self,
+        reopen: Callable[[], Callable[[str], Tensor]],
+        shapes: dict[str, Shape],
+        *,
+        mapped: bool = True,
+    ):
         self.shapes = shapes
+        self._mapped = mapped
         self._reopen = reopen
         self._get: Callable[[str], Tensor] | None = None
         self._touched = 0
 
     def __getitem__(self, key: str) -> Tensor:
-        if self._get is None or self._touched > _REMAP_AFTER:
+        if self._get is None or (self._mapped and self._touched > _REMAP_AFTER):
             self._get, self._touched = None, 0
             self._get = self._reopen()
         tensor = self._get(key).clone()
@@ -135,7 +143,8 @@ def open_torch(path: str | Path) -> TorchFile:
         tensors = again if holder is None else again[holder]
         return lambda key: tensors[key]
 
-    return TorchFile(TensorFile(reopen, shapes), beside)
+    mapped = zipfile.is_zipfile(path)
+    return TorchFile(TensorFile(reopen, shapes, mapped=mapped), beside)
 
 
 def _named(values: dict[Any, Any]) -> dict[str, Any]:

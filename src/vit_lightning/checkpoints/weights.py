@@ -24,6 +24,7 @@ from vit_lightning.checkpoints.keymap import (
 from vit_lightning.checkpoints.locate import Located, locate_weights
 from vit_lightning.checkpoints.native import (
     DESCRIPTION_KEY,
+    HASH_KEY,
     STATE_PREFIX,
     Description,
     describe,
@@ -32,6 +33,7 @@ from vit_lightning.checkpoints.native import (
 )
 from vit_lightning.checkpoints.npz import open_npz
 from vit_lightning.checkpoints.tensors import open_safetensors, open_torch
+from vit_lightning.download import file_hash
 from vit_lightning.errors import InputError
 from vit_lightning.json_file import read_json
 from vit_lightning.models.config import Pool, Size, ViTConfig
@@ -110,16 +112,13 @@ def open_weights(
     """
     located = weights if isinstance(weights, Located) else locate_weights(weights)
     try:
-        opened = _OPENERS[file_format(located.path)](located.path)
-        if "vit.json" in located.companions:
-            opened = replace(opened, description=_beside(located.companions["vit.json"]))
+        opened, notes = _open(located)
         if opened.native is not None and opened.description is not None:
             description = _read_as(opened.description, opened.native, pool)
             return WeightsFile(
-                located, description, opened.native, NATIVE, "vit-lightning", (), located.notes
+                located, description, opened.native, NATIVE, "vit-lightning", (), notes
             )
         dialect, arrays = find_dialect(opened.arrays)
-        notes = located.notes
         if opened.description is not None:
             description = _read_as(opened.description, arrays, pool)
         else:
@@ -133,16 +132,16 @@ def open_weights(
 
 
 def describes_itself(weights: str | Path | Located) -> bool:
-    """Whether weights say themselves which model they are, completely, as those of ours do.
+    """Whether weights, or what stands beside them, say completely which model they are.
 
     Raises:
         InputError: there are no such weights, or they cannot be used.
     """
     located = weights if isinstance(weights, Located) else locate_weights(weights)
-    if "vit.json" in located.companions:
+    if "config.json" in located.companions:
         return True
     try:
-        return _OPENERS[file_format(located.path)](located.path).description is not None
+        return _open(located)[0].description is not None
     except InputError as error:
         raise _at(located.path, error) from error
 
@@ -194,12 +193,20 @@ _OPENERS: dict[str, Callable[[Path], _Opened]] = {
 }
 
 
-def _beside(path: Path) -> Description:
-    """The description that was written beside weights whose layout has no place for it."""
-    values = read_json(path, "description").get(DESCRIPTION_KEY)
-    if not isinstance(values, dict):
-        raise InputError(f"{path} has no {DESCRIPTION_KEY!r}: it describes no model")
-    return describe(path, values)
+def _open(located: Located) -> tuple[_Opened, tuple[str, ...]]:
+    """The file with its description, its own or that beside it, and the notes on how it was had."""
+    opened = _OPENERS[file_format(located.path)](located.path)
+    beside = located.companions.get("vit.json")
+    if opened.description is not None or beside is None:
+        return opened, located.notes
+    values = read_json(beside, "description")
+    description = values.get(DESCRIPTION_KEY)
+    if not isinstance(description, dict):  # somebody else's
+        return opened, located.notes
+    if values.get(HASH_KEY) != file_hash(located.path):
+        note = f"{beside} describes another file than {located.path.name}: passed over"
+        return opened, (*located.notes, note)
+    return replace(opened, description=describe(beside, description)), located.notes
 
 
 def _read_as(description: Description, arrays: Arrays, pool: Pool | None) -> Description:
@@ -257,8 +264,10 @@ def _understand(
         size = {"image_size": list(config.image_size), "in_channels": config.in_channels}
         preprocessing = {**view, **size}
     description = Description(config, _names(hints, config), preprocessing)
-    foreign = located.official is None and dialect.activation != GOOGLE.activation
-    return description, _assumed(located, hints, dialect, description) if foreign else ()
+    if located.official is not None or dialect.activation == GOOGLE.activation:
+        return description, hints.notes
+    guessed = not (_heads(dialect, shapes) or said_heads or told.num_heads)
+    return description, hints.notes + _assumed(located, hints, dialect, description, guessed)
 
 
 def _names(hints: Hints, config: ViTConfig) -> tuple[str, ...] | None:
@@ -268,12 +277,16 @@ def _names(hints: Hints, config: ViTConfig) -> tuple[str, ...] | None:
 
 
 def _assumed(
-    located: Located, hints: Hints, dialect: Dialect, description: Description
+    located: Located,
+    hints: Hints,
+    dialect: Dialect,
+    description: Description,
+    guessed_heads: bool,
 ) -> tuple[str, ...]:
     """What is said where nothing beside weights of another library tells what it does."""
     notes = []
+    config = description.config
     if "config.json" not in located.companions:
-        config = description.config
         notes.append(
             f"no config.json stands beside the weights: computed as {dialect.name} does by "
             f"default, with {config.activation} and norm_eps {config.norm_eps:g}"
@@ -283,6 +296,11 @@ def _assumed(
         notes.append(
             f"nothing beside the weights tells a preprocessing that is had here: taken for mode "
             f"{view['mode']}, mean {', '.join(f'{value:g}' for value in view['mean'])}"
+        )
+    if guessed_heads:
+        notes.append(
+            f"nothing tells the number of attention heads: taken for {config.num_heads}, that of "
+            f"published models {config.embed_dim} wide"
         )
     return tuple(notes)
 

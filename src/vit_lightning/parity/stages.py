@@ -53,12 +53,14 @@ class ParityReport:
         against: what they were compared with.
         inputs: on which pictures.
         stages: in the order in which they are computed.
+        notes: what is to be known of how the weights were found and understood.
     """
 
     source: str
     against: str
     inputs: str
     stages: tuple[Stage, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def first_departure(self) -> Stage | None:
@@ -72,7 +74,8 @@ class ParityReport:
 
     def __str__(self) -> str:
         width = max(len("stage"), *(len(stage.name) for stage in self.stages))
-        lines = [f"{self.source}", f"against {self.against}", f"on {self.inputs}", ""]
+        lines = [f"{self.source}", f"against {self.against}", f"on {self.inputs}"]
+        lines += [*(f"note: {note}" for note in self.notes), ""]
         lines.append(f"{'stage':<{width}}  largest difference  allowed  largest value")
         for stage in self.stages:
             mark = "" if stage.agrees else "  departs"

@@ -111,7 +111,7 @@ def verify(
     inputs = f"{_RANDOM_PICTURES} random pictures"
     inputs += f" and {len(pictures)} given" if pictures else ""
     stages = _compare(bundle.model, reference, _batches(bundle, pictures))
-    return ParityReport(bundle.source, reference.name, inputs, stages)
+    return ParityReport(bundle.source, reference.name, inputs, stages, bundle.notes)
 
 
 def _against_record(
@@ -128,7 +128,8 @@ def _against_record(
     stages = _renamed(record)
     reference = _Reference(str(path), lambda pictures: stages, _ALLOWED)
     compared = _compare(bundle.model, reference, iter([pictures]))
-    return ParityReport(bundle.source, reference.name, "the input recorded there", compared)
+    inputs = "the input recorded there"
+    return ParityReport(bundle.source, reference.name, inputs, compared, bundle.notes)
 
 
 def _bundle(

@@ -77,6 +77,8 @@ def push(
     run = _run_of(source)
     bundle = _without_paths(load_bundle(run.weights if run else source), run)
     say(f"model      {run.weights if run else source}")
+    for note in bundle.notes:
+        say(f"note       {note}")
     with _staging(dry_run) as folder:
         layout = _write_weights(bundle, folder)
         shown = _copy_figure(run, folder) if figure and run else None

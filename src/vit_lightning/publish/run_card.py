@@ -6,13 +6,15 @@ from urllib.parse import urlsplit
 
 from vit_lightning.assemble import plan_steps
 from vit_lightning.checkpoints import hub
+from vit_lightning.checkpoints.official import find_official
+from vit_lightning.checkpoints.repository import WEIGHTS_SUFFIXES
 from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.errors import InputError
 from vit_lightning.experiment import AugmentationSettings, DataSettings, Experiment, OptimSettings
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.publish.markdown import escape, one_line, table
 from vit_lightning.publish.run_record import Measured, RunRecord
 
-_FILE_SUFFIXES = {".npz", ".safetensors", ".ckpt", ".pth", ".pt", ".bin"}
 _PUBLISHED = {
     "digits": "UCI Optical Recognition of Handwritten Digits, by way of scikit-learn",
     "hymenoptera": "the photographs of ants and bees of PyTorch's transfer-learning tutorial",
@@ -39,8 +41,16 @@ def weights_name(spec: str) -> str:
     if "://" in spec:
         parts = urlsplit(spec)  # without a password, a key in the query
         return f"{parts.scheme}://{parts.hostname}{parts.path}"
-    local = Path(spec).suffix in _FILE_SUFFIXES or hub.parse_hub_id(spec) is None
-    return Path(spec).name if local or Path(spec).exists() else spec.removeprefix("hf-hub:")
+    if Path(spec).exists():
+        return Path(spec).name
+    try:
+        official = find_official(spec)
+    except InputError:  # no name that they have
+        official = None
+    if official is not None:
+        return official.full_name
+    local = spec.endswith(WEIGHTS_SUFFIXES) or hub.parse_hub_id(spec) is None
+    return Path(spec).name if local else spec.removeprefix("hf-hub:")
 
 
 def base_on_hub(spec: str | None) -> str | None:
