@@ -1,5 +1,6 @@
 """Files with which somebody means ill, and the words with which they are refused."""
 
+import hashlib
 import io
 import json
 import pickle
@@ -62,6 +63,8 @@ def write_npz(path: Path, arrays: Mapping[str, Tensor]) -> None:
     np.savez(path, **{key: tensor.numpy() for key, tensor in arrays.items()})
 
 
-def description_of(**changes: Any) -> bytes:
+def description_of(weights: bytes, **changes: Any) -> bytes:
+    """What ``vit convert`` puts beside weights, with changes."""
     values = {"config": SMALL.to_dict(), "classes": None, "preprocessing": None} | changes
-    return json.dumps({"vit_lightning": values}).encode()
+    found = hashlib.sha256(weights).hexdigest()
+    return json.dumps({"vit_lightning": values, "sha256": found}).encode()

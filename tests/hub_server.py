@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+WEIGHTS = (2).to_bytes(8, "little") + b"{}"
+"""A .safetensors without tensors: the least that is a file of weights."""
 
 
 @dataclass
@@ -67,14 +69,19 @@ class FileServer:
     def put_repository(
         self, name: str, files: Mapping[str, bytes], revision: str = "main", commit: str = COMMIT
     ) -> None:
-        """Serve a repository as the Hub does; weights have their SHA-256 as version."""
-        self.files[f"/{name}/resolve/{revision}/"] = Served(headers={"X-Repo-Commit": commit})
+        """Serve a repository as the Hub does, by its branch or tag and by its commit.
+
+        Weights have their SHA-256 as version.
+        """
+        places = [f"/{name}/resolve/{place}/" for place in (revision, commit)]
+        self.files |= dict.fromkeys(places, Served(headers={"X-Repo-Commit": commit}))
         for file, content in files.items():
             large = file.endswith((".safetensors", ".bin"))
             digest = (hashlib.sha256 if large else hashlib.sha1)(content).hexdigest()
             headers = {"X-Repo-Commit": commit, "X-Linked-Size": str(len(content))}
             etag = f'"{digest}"'
-            self.put(f"/{name}/resolve/{revision}/{file}", content, etag=etag, headers=headers)
+            served = Served(content, etag, headers=headers)
+            self.files |= {f"{place}{file}": served for place in places}
 
     def put_error(self, name: str, status: int, code: str) -> None:
         """Answer everything below a repository with an error of the Hub's."""

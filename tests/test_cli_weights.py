@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hub_server import FileServer, hub_at
+from hub_server import WEIGHTS, FileServer, hub_at
 from vit_lightning.checkpoints import official
 from vit_lightning.checkpoints.locate import locate_weights
 from vit_lightning.cli_weights import add_weights_command
@@ -38,7 +38,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServ
     monkeypatch.chdir(tmp_path)
     with FileServer().running() as server, hub_at(server.url, tmp_path / "hub", monkeypatch):
         monkeypatch.setattr(official, "BUCKET", f"{server.url}/bucket")
-        server.put(f"/bucket/{B16}.npz", bytes(2_500_000))
+        server.put(f"/bucket/{B16}.npz", WEIGHTS.ljust(2_500_000))
         config = b'{"model_type": "vit"}'
         server.put_repository("org/vit", {"model.safetensors": b"x" * 979, "config.json": config})
         yield server
@@ -87,6 +87,18 @@ def test_remove(run: Callable[..., str], server: FileServer) -> None:
     assert run("list").startswith("0 kept")
     with pytest.raises(InputError, match="Kept are: nothing"):
         run("remove", B16)
+
+
+def test_remove_by_an_official_name_says_what_it_was(
+    run: Callable[..., str], server: FileServer
+) -> None:
+    mirror = "google/vit-base-patch16-224-in21k"
+    server.put(f"/bucket/{B16}.npz", status=403)
+    config = b'{"model_type": "vit"}'
+    server.put_repository(mirror, {"model.safetensors": b"x" * 979, "config.json": config})
+    locate_weights(B16)
+    assert run("remove", B16) == f"{mirror}: removed, 1.0 kB freed\n"
+    assert run("list").startswith("0 kept")
 
 
 def test_torch_is_not_needed(server: FileServer) -> None:

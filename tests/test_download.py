@@ -167,6 +167,23 @@ def test_a_damaged_part_is_thrown_away(tmp_path: Path, server: FileServer) -> No
 # lies and refusals
 
 
+def test_what_is_something_else_never_takes_its_name(tmp_path: Path, server: FileServer) -> None:
+    target = tmp_path / "set.bin"
+
+    def check(part: Path) -> None:
+        assert not target.exists()
+        if part.read_bytes() != CONTENT:
+            raise InputError("it is a login page")
+
+    served = server.put("/set.bin", b"<html>")
+    with pytest.raises(DownloadError, match=r"^it is a login page$"):
+        fetch(f"{server.url}/set.bin", target, what="the set", check=check)
+    assert list(tmp_path.iterdir()) == []
+    served.content, served.etag = CONTENT, '"2"'
+    fetch(f"{server.url}/set.bin", target, what="the set", check=check)
+    assert [path.name for path in tmp_path.iterdir()] == ["set.bin"]
+
+
 def test_a_length_that_is_too_long(tmp_path: Path, server: FileServer) -> None:
     server.put("/set.bin", CONTENT, announced=len(CONTENT) + 9, ranges=False)
     with pytest.raises(DownloadError, match="ended after 102400 of 102409 bytes"):
@@ -182,7 +199,7 @@ def test_a_length_that_is_too_short_shows_in_the_checksum(
     with pytest.raises(DownloadError, match="its sha256 is"):
         fetch(f"{server.url}/set.bin", tmp_path / "set.bin", what="the set", sha256=SHA256)
     assert len(server.requests) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["set.bin.part.from"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_length_is_no_harm(tmp_path: Path, server: FileServer) -> None:

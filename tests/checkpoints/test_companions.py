@@ -121,20 +121,70 @@ class TestTimm:
         found = read(tmp_path, TIMM | {"pretrained_cfg": TIMM["pretrained_cfg"] | changes})
         assert found.preprocessing == VIEW | expected
 
+    def test_what_is_replaced_is_noted(self, tmp_path: Path) -> None:
+        changes = {"crop_mode": "border"}
+        found = read(tmp_path, TIMM | {"pretrained_cfg": TIMM["pretrained_cfg"] | changes})
+        assert found.preprocessing == VIEW | {"mode": "squash"}
+        assert [note[:18] for note in found.notes] == ["crop_mode 'border'"]
+
     @pytest.mark.parametrize(
-        "changes",
+        ("name", "value"),
         [
-            {"crop_mode": "border"},
-            {"interpolation": "lanczos"},
-            {"interpolation": "random"},
-            {"crop_pct": 1.05},
-            {"crop_pct": -0.5},
-            {"crop_pct": float("nan")},
+            ("pool_include_prefix", True),
+            ("qkv_bias", False),
+            ("qkv_bias", None),
+            ("proj_bias", False),
+            ("final_norm", False),
+            ("pre_norm", True),
+            ("fc_norm", True),
+            ("init_values", 1e-5),
+            ("init_values", float("nan")),
+            ("qk_norm", True),
+            ("scale_attn_norm", True),
+            ("reg_tokens", 4),
+            ("pos_embed", "none"),
+            ("pos_embed", None),
+            ("no_embed_class", True),
+            ("dynamic_img_pad", True),
+            ("norm_layer", "rmsnorm"),
+            ("norm_layer", {"eps": 1e-5}),
+            ("mlp_layer", "swiglu"),
+            ("attn_layer", "diff"),
+            ("features_only", True),
+            ("of_a_later_version", 1),
         ],
     )
-    def test_preprocessing_that_is_not_had(self, tmp_path: Path, changes: dict[str, Any]) -> None:
-        found = read(tmp_path, TIMM | {"pretrained_cfg": TIMM["pretrained_cfg"] | changes})
-        assert found.preprocessing is None
+    def test_arguments_of_another_model(self, tmp_path: Path, name: str, value: Any) -> None:
+        message = rf"config\.json: {name} .* in model_args makes another"
+        with pytest.raises(InputError, match=message):
+            read(tmp_path, TIMM | {"model_args": {name: value}})
+
+    def test_arguments_of_the_same_model(self, tmp_path: Path) -> None:
+        same = {
+            "img_size": 64,
+            "embed_dim": 192,
+            "mlp_ratio": 4.0,
+            "qkv_bias": True,
+            "proj_bias": True,
+            "final_norm": True,
+            "pos_embed": "learn",
+            "norm_layer": "LayerNorm",
+            "act_layer": None,
+            "class_token": False,
+            "no_embed_class": True,
+            "fc_norm": False,
+            "init_values": None,
+            "pre_norm": False,
+            "reg_tokens": 0,
+            "drop_rate": 0.1,
+            "attn_drop_rate": 0.1,
+            "drop_path_rate": 0.1,
+            "weight_init": "jax",
+            "dynamic_img_size": True,
+            "of_a_later_version": False,
+        }
+        found = read(tmp_path, TIMM | {"model_args": same})
+        assert found.fields == {"activation": "gelu", "pool": "token"}
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -225,21 +275,36 @@ class TestHuggingFace:
         found = read(tmp_path, HUGGINGFACE, VIT_PROCESSOR | changes)
         assert found.preprocessing == view | expected
 
+    def test_what_is_replaced_is_noted(self, tmp_path: Path) -> None:
+        found = read(tmp_path, HUGGINGFACE, VIT_PROCESSOR | {"resample": 0})
+        assert found.preprocessing is not None
+        assert found.preprocessing["mean"] == VIEW["mean"]
+        assert [note[:21] for note in found.notes] == ["resample 0: 'nearest'"]
+
     @pytest.mark.parametrize(
-        "changes",
+        ("changes", "message"),
         [
-            {"resample": 1},
-            {"size": {"shortest_edge": 256}},
-            {"size": 64, "do_center_crop": True, "crop_size": 65},
-            {
-                "size": {"shortest_edge": 64},
-                "do_center_crop": True,
-                "crop_size": {"height": 32, "width": 64},
-            },
+            ({"qkv_bias": False}, "qkv_bias False is not computed here"),
+            ({"qkv_bias": None}, "qkv_bias None is not computed here"),
+            ({"pooler_act": "relu"}, "pooler_act 'relu' is not computed here; known: 'tanh'"),
+            (
+                {"pooler_act": "relu", "architectures": ["ViTModel"]},
+                "pooler_act 'relu' is not computed here",
+            ),
+            ({"layer_norm_eps": True}, "layer_norm_eps must be a finite number, got True"),
+            ({"layer_norm_eps": "1e-6"}, "layer_norm_eps must be a finite number"),
+            ({"num_attention_heads": True}, "num_attention_heads must be a positive integer"),
         ],
     )
-    def test_preprocessing_that_is_not_had(self, tmp_path: Path, changes: dict[str, Any]) -> None:
-        assert read(tmp_path, HUGGINGFACE, VIT_PROCESSOR | changes).preprocessing is None
+    def test_settings_that_are_not_computed_here(
+        self, tmp_path: Path, changes: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(InputError, match=rf"config\.json: {message}"):
+            read(tmp_path, HUGGINGFACE | changes)
+
+    def test_a_classifier_has_no_pooler(self, tmp_path: Path) -> None:
+        classifier = {"pooler_act": "relu", "architectures": ["ViTForImageClassification"]}
+        assert read(tmp_path, HUGGINGFACE | classifier) == read(tmp_path, HUGGINGFACE)
 
     def test_a_processor_alone_says_nothing(self, tmp_path: Path) -> None:
         assert read(tmp_path, None, VIT_PROCESSOR) == Hints()
@@ -294,18 +359,20 @@ class TestAnything:
         for key in TIMM["pretrained_cfg"]:
             trained = TIMM["pretrained_cfg"] | {key: junk}
             assert_understood_or_refused(tmp_path, TIMM | {"pretrained_cfg": trained})
-        for key in (*TIMM["model_args"], "global_pool"):
+        others = ("global_pool", "class_token", "norm_layer", "qkv_bias", "init_values", "other")
+        for key in (*TIMM["model_args"], *others):
             arguments = TIMM["model_args"] | {key: junk}
             assert_understood_or_refused(tmp_path, TIMM | {"model_args": arguments})
 
     def test_in_a_file_of_hugging_face(self, tmp_path: Path, junk: Any) -> None:
-        for key in HUGGINGFACE:
+        for key in (*HUGGINGFACE, "qkv_bias", "pooler_act", "architectures"):
             assert_understood_or_refused(tmp_path, HUGGINGFACE | {key: junk}, VIT_PROCESSOR)
 
     def test_in_a_processor(self, tmp_path: Path, junk: Any) -> None:
         crops = VIT_PROCESSOR | {"do_center_crop": True, "crop_size": 32}
         for processor in (VIT_PROCESSOR, crops):
-            for key in (*processor, "do_center_crop", "crop_size"):
+            others = ("do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize")
+            for key in (*processor, *others):
                 assert_understood_or_refused(tmp_path, HUGGINGFACE, processor | {key: junk})
 
     def test_in_the_place_of_a_file(self, tmp_path: Path, junk: Any) -> None:

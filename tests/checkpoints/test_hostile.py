@@ -315,7 +315,8 @@ class TestDescriptions:
     )
     def test_refused(self, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
         write_npz(tmp_path / "x.npz", arrays_of(GOOGLE, STATE))
-        (tmp_path / "x.npz.json").write_bytes(description_of(**changes))
+        weights = (tmp_path / "x.npz").read_bytes()
+        (tmp_path / "x.npz.json").write_bytes(description_of(weights, **changes))
         assert message in refusal(tmp_path / "x.npz")
 
     def test_no_description_but_weights(self, tmp_path: Path) -> None:

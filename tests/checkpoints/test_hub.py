@@ -8,10 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from hub_server import COMMIT, FileServer
 from vit_lightning.checkpoints import hub
-from vit_lightning.checkpoints.hub import HubError, find_on_hub, parse_hub_id
+from vit_lightning.checkpoints.hub import HubError, HubFiles, find_on_hub, parse_hub_id
+from vit_lightning.checkpoints.native import save_safetensors
+from vit_lightning.models.config import ViTConfig
 
 WEIGHTS = bytes(range(256)) * 40
 FILES = {"model.safetensors": WEIGHTS, "config.json": b"{}", "preprocessor_config.json": b"[]"}
@@ -156,8 +159,143 @@ def test_a_folder_that_cannot_be_written(
     (tmp_path / "file").touch()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file"))
     server.put_repository("org/vit", FILES)
-    with pytest.raises(HubError, match=r"model\.safetensors: .*(Not a directory|File exists)"):
+    with pytest.raises(HubError, match=r"config\.json: .*(Not a directory|File exists)"):
         find_on_hub("org/vit")
+
+
+# what is cut off, and what others put into the cache
+
+
+def test_companions_are_fetched_before_the_weights(server: FileServer) -> None:
+    """What is interrupted in between is no set of files."""
+    server.put_repository("org/vit", FILES)
+    find_on_hub("org/vit")
+    asked = [path.rpartition("/")[2] for method, path, _ in server.requests if method == "GET"]
+    assert asked == ["config.json", "preprocessor_config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_a_companion_that_is_refused(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    server.put_repository("org/vit", FILES)
+    served = server.files[f"/org/vit/resolve/main/{name}"]
+    served.status = 500
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    with pytest.raises(
+        HubError, match=rf"^{name}: the Hub answered 500 \(Internal Server Error\)$"
+    ):
+        find_on_hub("org/vit")
+    assert not slept
+    with pytest.raises(HubError, match="it is not in the cache"):
+        find_on_hub("org/vit", may_fetch=False)
+    served.status = 200
+    assert set(find_on_hub("org/vit").companions) == {"config.json", "preprocessor_config.json"}
+
+
+def test_a_companion_of_a_newer_version_that_is_refused(server: FileServer) -> None:
+    server.put_repository("org/vit", FILES)
+    files = find_on_hub("org/vit")
+    newer = {"model.safetensors": b"new", "config.json": b'{"new": 1}'}
+    server.put_repository("org/vit", newer, commit="e" * 40)
+    served = server.files["/org/vit/resolve/main/config.json"]
+    served.status = 503
+    kept = find_on_hub("org/vit")
+    assert (kept.weights, kept.companions) == (files.weights, files.companions)
+    assert kept.remark.startswith("from the Hub's cache (config.json: the Hub answered 503")
+    assert find_on_hub("org/vit", may_fetch=False) == files
+    served.status = 200
+    assert find_on_hub("org/vit").companions["config.json"].read_bytes() == b'{"new": 1}'
+
+
+def test_all_files_are_of_one_commit(server: FileServer) -> None:
+    server.put_repository("org/vit", FILES)
+    server.put(
+        "/org/vit/resolve/main/config.json",
+        b'{"new": 1}',
+        headers={"X-Repo-Commit": "e" * 40},
+    )
+    files = find_on_hub("org/vit")
+    assert files.companions["config.json"].read_bytes() == b"{}"
+    assert {path.parent for path in files.companions.values()} == {files.weights.parent}
+    assert find_on_hub("org/vit", may_fetch=False) == files
+
+
+def test_weights_that_change_meanwhile(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.put_repository("org/vit", FILES)
+    original = hub._fetch_companion
+
+    def change(*which: str) -> Path | None:
+        path = original(*which)
+        server.put_repository("org/vit", {"model.safetensors": b"new"}, commit="e" * 40)
+        return path
+
+    monkeypatch.setattr(hub, "_fetch_companion", change)
+    with pytest.raises(HubError, match=r"^the repository has changed meanwhile; try again$"):
+        find_on_hub("org/vit")
+    with pytest.raises(HubError, match=r"config\.json.* was never fetched"):
+        find_on_hub("org/vit", may_fetch=False)
+    monkeypatch.setattr(hub, "_fetch_companion", original)
+    assert find_on_hub("org/vit").weights.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_alone_in_the_cache(server: FileServer, tmp_path: Path, name: str) -> None:
+    """Nobody knows whether the repository has a configuration."""
+    from huggingface_hub import hf_hub_download
+
+    server.put_repository("org/vit", FILES | {name: WEIGHTS})
+    hf_hub_download("org/vit", name)
+    message = r"but config\.json, .* was never fetched: go online once \(it is not in the cache"
+    with pytest.raises(HubError, match=message):
+        find_on_hub("org/vit", may_fetch=False)
+    server.put_error("org/vit", 500, "")
+    for path in list(server.files):
+        if "/resolve/" in path:
+            del server.files[path]
+    with pytest.raises(HubError, match=r"go online once \(the Hub answered 500"):
+        find_on_hub("org/vit")
+    server.put_repository("org/vit", FILES | {name: WEIGHTS})
+    assert len(find_on_hub("org/vit").companions) == 2
+    assert len(find_on_hub("org/vit", may_fetch=False).companions) == 2
+
+
+def test_weights_that_describe_themselves_need_no_configuration(
+    server: FileServer, tmp_path: Path
+) -> None:
+    from huggingface_hub import hf_hub_download
+
+    save_safetensors(tmp_path / "x", {"a": torch.ones(1)}, ViTConfig())
+    server.put_repository("org/vit", {"model.safetensors": (tmp_path / "x").read_bytes()})
+    path = hf_hub_download("org/vit", "model.safetensors")
+    files = find_on_hub("org/vit", may_fetch=False)
+    assert files == HubFiles(Path(path), {})
+
+
+@pytest.mark.parametrize(
+    ("config", "remark"),
+    [
+        (
+            b'{"model_type": "vit"}',
+            "preprocessor_config.json was never fetched; whether the repository has it is not "
+            "known here",
+        ),
+        (b'{"architecture": "vit_tiny", "pretrained_cfg": {}}', ""),  # has it in the one file
+    ],
+)
+def test_what_other_programs_fetched_serves(server: FileServer, config: bytes, remark: str) -> None:
+    """They take what they need, and note nothing of what is not there."""
+    from huggingface_hub import hf_hub_download
+
+    server.put_repository("org/vit", {"model.safetensors": WEIGHTS, "config.json": config})
+    for name in ("config.json", "model.safetensors"):
+        hf_hub_download("org/vit", name)
+    files = find_on_hub("org/vit", may_fetch=False)
+    assert set(files.companions) == {"config.json"}
+    assert files.remark == remark
+    assert find_on_hub("org/vit").remark == ""
+    assert find_on_hub("org/vit", may_fetch=False).remark == ""  # it is known now
 
 
 # without the Hub

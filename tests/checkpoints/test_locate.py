@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hub_server import FileServer
+from hub_server import WEIGHTS, FileServer
 from vit_lightning.checkpoints import cache
 from vit_lightning.checkpoints.locate import locate_weights, missing_weights_message
 from vit_lightning.checkpoints.npz import write_npz
@@ -184,10 +184,10 @@ def test_a_bare_file_that_cannot_be_read_is_passed_over(server: FileServer) -> N
 
 
 def test_the_bucket_answers_and_is_kept(server: FileServer) -> None:
-    server.put(f"/bucket/{FINE}.npz", b"official")
+    server.put(f"/bucket/{FINE}.npz", WEIGHTS)
     located = locate_weights(FINE)
     assert located.path == cache.official_path(OFFICIAL[FINE])
-    assert located.path.read_bytes() == b"official"
+    assert located.path.read_bytes() == WEIGHTS
     assert (located.source, located.official, located.notes) == (FINE, OFFICIAL[FINE], ())
     assert locate_weights(FINE) == located
     assert server.count() == {f"/bucket/{FINE}.npz": 1}
@@ -201,6 +201,32 @@ def test_the_mirror_answers_with_googles_numerics(server: FileServer) -> None:
     assert set(located.companions) == {"config.json"}
     assert (located.source, located.official) == (B16, OFFICIAL[B16])
     assert located.notes == (f"from the mirror {MIRROR}, which has no head",)
+
+
+def test_a_mirror_that_was_fetched_answers_before_the_bucket_is_asked(server: FileServer) -> None:
+    server.put(f"/bucket/{B16}.npz", status=403)
+    server.put_repository(MIRROR, {"model.safetensors": b"mirror"})
+    fetched = locate_weights(B16)
+    assert server.count()[f"/bucket/{B16}.npz"] == 1
+    server.requests.clear()
+    assert locate_weights(B16) == fetched
+    assert not server.requests
+
+
+@pytest.mark.parametrize("page", [b"<html>log in to the wifi</html>", b"{}", b""])
+def test_a_login_page_at_the_bucket_leads_on_to_the_mirror(server: FileServer, page: bytes) -> None:
+    server.put(f"/bucket/{B16}.npz", page)
+    with pytest.raises(InputError, match=rf"{B16}\.npz: what arrived is .*\n  {MIRROR} on the Hub"):
+        locate_weights(B16)
+    assert not [path for path in cache.cache_folder().rglob("*") if path.is_file()]
+    server.put_repository(MIRROR, {"model.safetensors": b"mirror"})
+    assert locate_weights(B16).path.read_bytes() == b"mirror"
+    assert not cache.official_path(OFFICIAL[B16]).exists()
+    served = server.put(f"/bucket/{FINE}.npz", page)
+    with pytest.raises(InputError, match=rf"{FINE.replace('+', '.')}\.npz: what arrived is "):
+        locate_weights(FINE)
+    served.content, served.etag = WEIGHTS, '"2"'
+    assert locate_weights(FINE).path.read_bytes() == WEIGHTS
 
 
 def test_what_a_mirror_lacks_is_told(server: FileServer) -> None:
@@ -251,9 +277,9 @@ def test_nothing_answers_and_there_is_no_mirror(server: FileServer) -> None:
 
 def test_a_name_of_augreg_beyond_the_table(server: FileServer) -> None:
     name = "augreg/Ti_16-i1k-300ep-lr_0.001-aug_light0-wd_0.1-do_0.0-sd_0.0"
-    server.put(f"/bucket/{name}.npz", b"official")
+    server.put(f"/bucket/{name}.npz", WEIGHTS)
     located = locate_weights(name)
-    assert located.path.read_bytes() == b"official"
+    assert located.path.read_bytes() == WEIGHTS
     assert located.official == find_official(name)
 
 
@@ -339,9 +365,9 @@ def test_a_hub_out_of_reach_is_told_where_it_answered_before(
 
 def test_an_address(server: FileServer, tmp_path: Path) -> None:
     url = f"{server.url}/a/my%20vit.npz?download=1"
-    server.put("/a/my%20vit.npz", b"x")
+    server.put("/a/my%20vit.npz", WEIGHTS)
     located = locate_weights(url)
-    assert located.path.read_bytes() == b"x"
+    assert located.path.read_bytes() == WEIGHTS
     assert located.path.name.endswith("-my_vit.npz")
     assert located.path.is_relative_to(tmp_path / "kept" / "weights" / "url")
     assert (located.source, dict(located.companions), located.official) == (url, {}, None)
@@ -349,6 +375,17 @@ def test_an_address(server: FileServer, tmp_path: Path) -> None:
     assert len(server.requests) == 1
     other = locate_weights(f"{server.url}/a/my%20vit.npz?download=2")
     assert other.path != located.path
+
+
+def test_a_login_page_at_an_address_is_not_kept(server: FileServer) -> None:
+    url = f"{server.url}/vit.safetensors"
+    served = server.put("/vit.safetensors", b"<html>log in</html>")
+    for _ in range(2):
+        with pytest.raises(InputError, match=rf"{url}: what arrived is a web page or a server's"):
+            locate_weights(url)
+        assert not [path for path in cache.cache_folder().rglob("*") if path.is_file()]
+    served.content, served.etag = WEIGHTS, '"2"'
+    assert locate_weights(url).path.read_bytes() == WEIGHTS
 
 
 def test_an_address_that_refuses(server: FileServer) -> None:

@@ -347,7 +347,7 @@ def test_what_cannot_be_mapped_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_old_files_are_loaded_twice_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To see what is in them, and to have it; not every 64 MiB."""
+    """To see what is in them, and to have it; not every 32 MiB."""
     monkeypatch.setattr(tensors, "_REMAP_AFTER", 4)
     torch.save(state(), tmp_path / "x.pth", _use_new_zipfile_serialization=False)
     loads: list[object] = []

@@ -194,9 +194,9 @@ class TestWithAConfiguration:
         [
             ({"architecture": "vit", "model_args": {"num_heads": 5}}, "must be divisible by num_h"),
             ({"architecture": "vit", "model_args": {"num_heads": 10**400}}, "must be divisible by"),
-            ({"model_type": "vit", "layer_norm_eps": float("nan")}, "norm_eps must lie in"),
+            ({"model_type": "vit", "layer_norm_eps": float("nan")}, "layer_norm_eps must be a"),
             ({"model_type": "vit", "layer_norm_eps": -1}, "norm_eps must lie in"),
-            ({"model_type": "vit", "layer_norm_eps": "x"}, "no configuration of a model"),
+            ({"model_type": "vit", "layer_norm_eps": "x"}, "layer_norm_eps must be a finite"),
             ({"model_type": "swin"}, "config.json: model_type 'swin' is no Vision Transformer"),
         ],
     )

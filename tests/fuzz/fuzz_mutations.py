@@ -1,5 +1,6 @@
 """One mutated file from a valid one: its structure changed, or its bytes."""
 
+import hashlib
 import zlib
 from collections.abc import Callable
 from random import Random
@@ -28,7 +29,21 @@ def mutate(seed: Seed, rng: Random) -> tuple[dict[str, bytes], str]:
         said.append(f"{name}: {change.__name__}")
     if files == seed.files:
         return mutate(seed, rng)
-    return files, ", ".join(said)
+    return _as_if_written_together(seed, files), ", ".join(said)
+
+
+def _as_if_written_together(seed: Seed, files: dict[str, bytes]) -> dict[str, bytes]:
+    """Descriptions beside weights that tell the hash of what the weights have become.
+
+    Another hash, and they would be passed over.
+    """
+    told = {}
+    for name, data in files.items():
+        weights = name.removesuffix(".json")
+        if weights != name and weights in files:
+            was, now = (hashlib.sha256(of[weights]).hexdigest() for of in (seed.files, files))
+            told[name] = data.replace(was.encode(), now.encode())
+    return files | told
 
 
 def _weights(seed: Seed) -> str:

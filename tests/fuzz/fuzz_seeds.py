@@ -1,6 +1,7 @@
 """One small valid file of every kind that is read, for mutation."""
 
 import argparse
+import hashlib
 import io
 import json
 import tempfile
@@ -167,16 +168,15 @@ def _torch_seeds() -> Iterable[Seed]:
     trained = {"state_dict": wide, "epoch": 3, "args": argparse.Namespace(lr=0.1, opt="adamw")}
     jeonsworld = next(d for d in DIALECTS if d.name == "jeonsworld")
     beside = {DESCRIPTION_KEY: describe_as(EXACT, CLASSES, PREPROCESSING, None)}
-    sidecar = json.dumps(beside).encode()
     plain, ported = _arrays(EXACT, TIMM), _arrays(EXACT, jeonsworld)
     prefixed = {f"model.{key}": tensor for key, tensor in ported.items()}
     timm = _converted("", "timm", ".", EXACT).files["config.json"]
     return [
         Seed("our .ckpt", {"x.ckpt": torch_bytes(ours)}, "x.ckpt"),
         Seed("timm .pth", {"x.pth": torch_bytes(trained)}, "x.pth"),
-        _with_sidecar("jeonsworld .bin", torch_bytes(ported), sidecar),
-        _with_sidecar("jeonsworld .ckpt", torch_bytes({"state_dict": prefixed}), sidecar),
-        _with_sidecar("old torch.save", torch_bytes(plain, legacy=True), sidecar),
+        _with_sidecar("jeonsworld .bin", torch_bytes(ported), beside),
+        _with_sidecar("jeonsworld .ckpt", torch_bytes({"state_dict": prefixed}), beside),
+        _with_sidecar("old torch.save", torch_bytes(plain, legacy=True), beside),
         Seed(
             "timm folder, .bin",
             {"pytorch_model.bin": torch_bytes(OrderedDict(plain)), "config.json": timm},
@@ -185,8 +185,9 @@ def _torch_seeds() -> Iterable[Seed]:
     ]
 
 
-def _with_sidecar(kind: str, data: bytes, sidecar: bytes) -> Seed:
-    return Seed(kind, {"x.bin": data, "x.bin.json": sidecar}, "x.bin")
+def _with_sidecar(kind: str, data: bytes, beside: dict[str, Any]) -> Seed:
+    values = beside | {"sha256": hashlib.sha256(data).hexdigest()}
+    return Seed(kind, {"x.bin": data, "x.bin.json": json.dumps(values).encode()}, "x.bin")
 
 
 def _huggingface_bin() -> Seed:

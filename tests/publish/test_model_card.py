@@ -360,6 +360,10 @@ def test_what_only_we_load() -> None:
     ("spec", "name"),
     [
         ("imagenet21k/ViT-B_16", "imagenet21k/ViT-B_16"),
+        ("imagenet21k+imagenet2012/ViT-B_16", "imagenet21k+imagenet2012/ViT-B_16"),
+        ("imagenet21k/ViT-B_16.npz", "imagenet21k/ViT-B_16"),
+        ("ViT-B_16.npz", "ViT-B_16.npz"),
+        ("imagenet21k/ViT-B_61", "imagenet21k/ViT-B_61"),
         ("timm/vit_base_patch16_224.augreg_in21k", "timm/vit_base_patch16_224.augreg_in21k"),
         ("hf-hub:a/b@main", "a/b@main"),
         ("checkpoint/ViT-B_16.npz", "ViT-B_16.npz"),
@@ -378,6 +382,7 @@ def test_the_base_model_is_named_if_the_hub_had_it(
     cache = tmp_path / "cache" / "models--timm--vit_tiny"
     (cache / "snapshots" / "abc").mkdir(parents=True)
     (cache / "snapshots" / "abc" / "model.safetensors").write_bytes(b"")
+    (cache / "snapshots" / "abc" / "config.json").write_text("{}")
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))

@@ -29,14 +29,18 @@ _HF_ACTIVATIONS: Mapping[str, Activation] = {
     "gelu_python_tanh": "gelu_tanh",
 }
 _TIMM_POOLS = {"token": "token", "avg": "gap", "": "none"}
-# Arguments of timm's VisionTransformer that are read here, that the arrays tell, that matter to
-# training or building alone, or to pictures of another size than the model's.
+# Arguments of timm's VisionTransformer that do not make another function of it at its own size:
 _TIMM_HARMLESS = frozenset(
-    "img_size patch_size in_chans num_classes global_pool embed_dim depth num_heads mlp_ratio "
-    "class_token act_layer drop_rate pos_drop_rate patch_drop_rate proj_drop_rate attn_drop_rate "
-    "drop_path_rate weight_init fix_init dynamic_img_size device dtype out_indices scriptable "
-    "exportable no_jit pretrained pretrained_cfg pretrained_cfg_overlay pretrained_strict "
-    "checkpoint_path cache_dir".split()
+    # read here, or told by the arrays,
+    {"img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "mlp_ratio"}
+    | {"global_pool", "num_heads", "class_token", "act_layer"}
+    # of the training alone,
+    | {f"{part}drop_rate" for part in ("", "pos_", "patch_", "proj_", "attn_")}
+    | {"drop_path_rate", "weight_init", "fix_init"}
+    # of how it is built and loaded.
+    | {"dynamic_img_size", "device", "dtype", "scriptable", "exportable", "no_jit", "cache_dir"}
+    | {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict"}
+    | {"checkpoint_path", "out_indices"}
 )
 # What others must be; any that is not named must be null, false or zero.
 _TIMM_NEEDED: Mapping[str, Sequence[Any]] = {
@@ -58,6 +62,7 @@ class Hints:
         classes: names of the head's outputs, or None.
         preprocessing: plain values of a preprocessing, without its size, or None.
         image_size: pixels of the pictures, or None.
+        notes: what is not had here, and what replaced it.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)

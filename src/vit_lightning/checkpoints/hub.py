@@ -106,8 +106,6 @@ def find_on_hub(repo_id: str, revision: str | None = None, *, may_fetch: bool = 
         remarks = (f"from the Hub's cache ({error})", files.remark)
         return replace(files, remark="; ".join(filter(None, remarks)))
     weights = _fetch_weights(repo_id, revision, name, metadata)
-    if weights.parent.name != commit:
-        raise HubError("the repository has changed meanwhile; try again")
     return HubFiles(weights, {name: path for name, path in companions.items() if path})
 
 
@@ -173,6 +171,8 @@ def _fetch_weights(
     path = _fetch(repo_id, revision, name)
     if path is None:
         raise HubError(f"{name} has just been removed from the repository")
+    if path.parent.name != metadata.commit_hash:
+        raise HubError("the repository has changed meanwhile; try again")
     etag = metadata.etag or ""
     if not isinstance(known, str) and _SHA256.fullmatch(etag):  # of what Git LFS keeps
         try:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vit_lightning.checkpoints.repository import FORMAT_KEY
 from vit_lightning.errors import InputError
 from vit_lightning.files import atomic_write
 from vit_lightning.models.config import ViTConfig
@@ -26,7 +27,6 @@ STATE_PREFIX = "model."
 NATIVE_LAYOUT = "native"
 """Our own names; other layouts are those of the library that a file is written for."""
 
-_FORMAT_KEY = "vit_lightning.format"
 _LAYOUT_KEY = "vit_lightning.layout"
 _FORMAT_VERSION = 1
 
@@ -74,7 +74,7 @@ def save_safetensors(
     description = describe_as(config, classes, preprocessing, origin)
     metadata = {
         "format": "pt",  # what Hugging Face's readers look for
-        _FORMAT_KEY: str(_FORMAT_VERSION),
+        FORMAT_KEY: str(_FORMAT_VERSION),
         _LAYOUT_KEY: layout,
     } | {key: json.dumps(value) for key, value in description.items()}
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
@@ -109,11 +109,11 @@ def describe_safetensors(path: str | Path, metadata: Mapping[str, str]) -> Descr
     Raises:
         InputError: the description is damaged, or of another version.
     """
-    if _FORMAT_KEY not in metadata:
+    if FORMAT_KEY not in metadata:
         return None
-    if metadata[_FORMAT_KEY] != str(_FORMAT_VERSION):
+    if metadata[FORMAT_KEY] != str(_FORMAT_VERSION):
         raise InputError(
-            f"{path} is in version {metadata[_FORMAT_KEY]} of the format, this package reads "
+            f"{path} is in version {metadata[FORMAT_KEY]} of the format, this package reads "
             f"{_FORMAT_VERSION}; install the version that wrote it"
         )
     fields = ("config", "classes", "preprocessing", "origin")

@@ -12,7 +12,7 @@ INDICES = tuple(f"{name}.index.json" for name in WEIGHTS)
 WEIGHTS_SUFFIXES = (".npz", ".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 """How names of weights files end."""
 
-_FORMAT_KEY = "vit_lightning.format"  # in the header of every .safetensors of this package
+FORMAT_KEY = "vit_lightning.format"  # in the header of every .safetensors of this package
 _LONGEST_HEADER = 1 << 24
 
 
@@ -49,7 +49,7 @@ def is_ours(weights: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
-    return isinstance(metadata, dict) and _FORMAT_KEY in metadata
+    return isinstance(metadata, dict) and FORMAT_KEY in metadata
 
 
 def companions_in(folder: Path) -> Mapping[str, Path]:

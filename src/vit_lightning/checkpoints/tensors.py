@@ -26,7 +26,7 @@ _DAMAGE = (
     *(zipfile.BadZipFile, EOFError, OSError, RuntimeError),
     *(ValueError, LookupError, struct.error),
 )
-_REMAP_AFTER = 1 << 26  # bytes
+_REMAP_AFTER = 1 << 25  # bytes
 _SLACK = 1 << 20  # bytes that tensors may share beyond the file's size
 
 
@@ -34,7 +34,7 @@ class TensorFile:
     """Tensors of a file, mapped into memory and copied out on access.
 
     A copy, because a mapping changes, or crashes the process, when the file is written over. The
-    pages of a mapping count as used memory until it is closed, so it is opened anew every 64 MiB.
+    pages of a mapping count as used memory until it is closed, so it is opened anew every 32 MiB.
 
     Args:
         reopen: maps the file; returns a function from key to tensor.

@@ -124,7 +124,13 @@ def _hf_normalisation(processor: Mapping[str, Any]) -> tuple[list[float], list[f
     white = 255 * factor
     if math.isclose(white, 1.0, rel_tol=1e-6):
         return mean, std
-    return [value / white for value in mean], [value / white for value in std]
+    mean, std = [value / white for value in mean], [value / white for value in std]
+    if not all(0 <= value <= 1 for value in mean + std):
+        raise InputError(
+            f"do_rescale and rescale_factor, which multiply pixels by {factor:g}, make mean {mean} "
+            f"and std {std} of pixels in [0, 1]: they must lie in [0, 1]"
+        )
+    return mean, std
 
 
 def _filter(name: Any, setting: str, notes: list[str]) -> str:
