@@ -384,3 +384,10 @@ def test_other_channels_under_uneven_colours_are_noted(tmp_path: Path) -> None:
     assert load_bundle(tmp_path / "x.safetensors").notes == ()
     grey = create_bundle("Ti_16", tmp_path / "x.safetensors", in_channels=1, depth=1)
     assert "which is near and not the same" in grey.notes[0]
+
+
+@pytest.mark.parametrize("junk", [0.5, [[1], [2]], [{}], {"a": 1}, [], "half"])
+def test_anything_may_stand_for_a_mean(tmp_path: Path, junk: Any) -> None:
+    model = create_model("Ti_16", image_size=32, depth=1, num_classes=2)
+    save_model(model, tmp_path / "x.safetensors", preprocessing={"mode": "crop", "mean": junk})
+    assert load_bundle(tmp_path / "x.safetensors").preprocessing is not None

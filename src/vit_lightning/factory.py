@@ -251,7 +251,9 @@ def _load(file: WeightsFile, target: ViTConfig, *, reset_head: bool) -> ModelBun
 def _about_channels(file: WeightsFile, target: ViTConfig) -> tuple[str, ...]:
     """What is approximate where weights for colour see pictures of other channels."""
     view = file.description.preprocessing or {}
-    uneven = any(len(set(view.get(name, ()))) > 1 for name in ("mean", "std"))
+    # Anything may stand in a file; what is no preprocessing is refused when one is needed.
+    told = [value for name in ("mean", "std") if isinstance(value := view.get(name), list | tuple)]
+    uneven = any(number != numbers[0] for numbers in told for number in numbers)
     if target.in_channels == file.config.in_channels or not uneven:
         return ()
     return (

@@ -266,7 +266,9 @@ def _understand(
     description = Description(config, _names(hints, config), preprocessing)
     if located.official is not None or dialect.activation == GOOGLE.activation:
         return description, hints.notes
-    guessed = not (_heads(dialect, shapes) or said_heads or told.num_heads)
+    # A config.json that does not say them names a model that has the usual ones.
+    known = _heads(dialect, shapes) or said_heads or told.num_heads
+    guessed = not known and "config.json" not in located.companions
     return description, hints.notes + _assumed(located, hints, dialect, description, guessed)
 
 
