@@ -14,7 +14,7 @@ from vit_lightning.check.align import align, conclusive
 from vit_lightning.check.matching import THRESHOLD, Copies, match_between, match_within
 from vit_lightning.check.measure import Measured, measure
 from vit_lightning.check.search import search
-from vit_lightning.check.views import DENSE, SPARSE, describe, resampler, view_boxes
+from vit_lightning.check.views import DENSE, MEDIUM, SPARSE, describe, resampler, view_boxes
 from vit_lightning.data.pictures import ArrayPictures, PictureFiles
 
 Scene = Callable[..., Image.Image]
@@ -129,14 +129,30 @@ def test_no_pictures_are_no_matches(scene: Scene) -> None:
 
 def test_views_lie_within_the_picture() -> None:
     for aspect in (0.01, 0.5, 1.0, 1.33, 3.0):
-        for density in (SPARSE, DENSE):
+        for density in (SPARSE, MEDIUM, DENSE):
             boxes = np.array(view_boxes(aspect, density))
             assert tuple(boxes[0]) == (0.5, 0.5, 1.0, 1.0)
             assert (boxes[:, :2] - boxes[:, 2:] / 2 > -1e-6).all()
             assert (boxes[:, :2] + boxes[:, 2:] / 2 < 1 + 1e-6).all()
             assert len(np.unique(boxes, axis=0)) == len(boxes)
     assert len(view_boxes(1.0, SPARSE)) == 2
+    assert len(view_boxes(1.33, MEDIUM)) == 13
     assert len(view_boxes(1.33, DENSE)) > 30
+
+
+def test_large_sets_are_compared_by_fewer_parts(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = [scene(number) for number in range(12)]
+    copies = [picture.resize((64, 64)) for picture in pictures]
+    copies[0] = _crop(pictures[0], 0.05, 0.05, 0.9)
+    for views, comparisons in ((40, 10**9), (10**9, 40 * 12), (200, 10**9)):
+        monkeypatch.setattr("vit_lightning.check.matching._MOST_VIEWS", views)
+        monkeypatch.setattr("vit_lightning.check.matching._MOST_COMPARISONS", comparisons)
+        forward, backward = match_between(_copies(pictures), _copies(copies))
+        assert {(m.larger, m.smaller) for m in forward} | {
+            (m.smaller, m.larger) for m in backward
+        } == {(index, index) for index in range(12)}
 
 
 def test_resampling_is_pillows_bilinear(scene: Scene) -> None:

@@ -10,15 +10,15 @@ from torch import Tensor
 from vit_lightning.check.align import align, conclusive
 from vit_lightning.check.progress import Progress
 from vit_lightning.check.search import search
-from vit_lightning.check.views import DENSE, SPARSE, Boxes, describe, view_boxes
+from vit_lightning.check.views import DENSE, MEDIUM, SPARSE, Boxes, describe, view_boxes
 
 # Chosen by eye on Tiny ImageNet, where pictures of things of one kind are below and those of one
 # scene begin; see docs/data.md.
 THRESHOLD = 0.8
 _FLOOR = 0.7  # similarity of the descriptions of a candidate
 _MOST = 8  # candidates of a picture
-_DENSE_VIEWS = 1_000_000  # more parts than these, or more comparisons, and fewer parts are taken
-_DENSE_COMPARISONS = 20_000_000_000
+_MOST_VIEWS = 1_500_000  # of more parts than these, or more comparisons, fewer are taken
+_MOST_COMPARISONS = 20_000_000_000
 _VERIFIED_AT_ONCE = 4096
 
 
@@ -132,9 +132,10 @@ def _verified(
 def _views(copies: Copies, targets: int) -> tuple[NDArray[np.int64], Boxes]:
     """Owners and boxes of the parts to compare: as many as the number of pictures allows."""
     aspects = [round(float(width / height), 2) or 0.01 for width, height in copies.sizes]
-    boxes = [view_boxes(aspect, DENSE) for aspect in aspects]
-    count = sum(map(len, boxes))
-    if count > _DENSE_VIEWS or count * targets > _DENSE_COMPARISONS:
-        boxes = [view_boxes(aspect, SPARSE) for aspect in aspects]
+    for density in (DENSE, MEDIUM, SPARSE):
+        boxes = [view_boxes(aspect, density) for aspect in aspects]
+        count = sum(map(len, boxes))
+        if count <= _MOST_VIEWS and count * targets <= _MOST_COMPARISONS:
+            break
     owners = np.repeat(np.arange(len(boxes)), [len(part) for part in boxes])
     return owners, np.array([box for part in boxes for box in part], dtype=np.float32)

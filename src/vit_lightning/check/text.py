@@ -86,7 +86,7 @@ def _split_lines(name: str, values: dict[str, Any]) -> list[str]:
     if len(classes) <= _MOST_CLASSES:
         lines.append("  " + ", ".join(f"{label}: {count:,}" for label, count in classes.items()))
     unequal = values["imbalance"]
-    if unequal is not None:
+    if unequal is not None and unequal["ratio"] > 1:
         (most, more), (least, fewer) = unequal["largest"], unequal["smallest"]
         lines.append(
             f"  largest class {most} {more:,}, smallest {least} {fewer:,}: "

@@ -163,7 +163,7 @@ def _advice(rates: dict[str, Any], experiment: Experiment | None) -> tuple[str |
         "pictures": "raise data.workers as far as there are cores, or scale the files down to "
         "about twice model.image_size",
         "model": "lower model.image_size or take a smaller model.name, set trainer.precision "
-        "to bf16-mixed where the hardware has it, or trainer.accelerator to a GPU",
+        "to bf16-mixed where the hardware has it, or train on a GPU",
         "transfer": "raise data.batch_size and trainer.micro_batch, so that copies are larger",
     }
     return slowest, f"{supply}; the bottleneck is the {slowest}: {changes[slowest]}".replace(

@@ -22,7 +22,7 @@ _CHROMA_SAMPLES = 6
 _BLOCK = 4096  # parts described at once
 _LEAST_CONTRAST = 4.0  # grey levels; below, there is nothing to recognise a picture by
 _STEP = 0.15  # between two boxes, in their own widths
-DENSE, SPARSE = "dense", "sparse"
+DENSE, MEDIUM, SPARSE = "dense", "medium", "sparse"
 
 Box = tuple[float, float, float, float]
 Boxes = NDArray[np.float32]
@@ -38,13 +38,17 @@ def view_boxes(aspect: float, density: str) -> tuple[Box, ...]:
     Args:
         aspect: width over height, rounded to keep the cache small.
         density: ``sparse`` for the whole, squares at the centre and both ends, and the central
-            four fifths; ``dense`` for squares and parts in the picture's proportions of several
-            sizes at all places.
+            four fifths; ``medium`` for the whole, these squares, and parts in the picture's
+            proportions of 0.85 of its sides at nine places; ``dense`` for squares and parts in its
+            proportions of several sizes at all places.
     """
     square = (min(1.0, 1 / aspect), min(1.0, aspect))
     whole = (0.5, 0.5, 1.0, 1.0)
+    ends = _along(square, (0.0, 0.5, 1.0))
     if density == SPARSE:
-        parts = [*_along(square, (0.0, 0.5, 1.0)), (0.5, 0.5, 0.8, 0.8)]
+        parts = [*ends, (0.5, 0.5, 0.8, 0.8)]
+    elif density == MEDIUM:
+        parts = [*ends, *_everywhere((0.85, 0.85))]
     else:
         shapes = [(side * square[0], side * square[1]) for side in (1.0, 0.85, 0.7)]
         shapes += [(side, side) for side in (0.85, 0.7)]
