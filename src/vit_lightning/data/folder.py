@@ -18,7 +18,7 @@ _LAYOUT = (
 
 
 @dataclass
-class _Split:
+class SplitFolder:
     """What lies in the folder of one split."""
 
     folder: Path
@@ -39,7 +39,7 @@ def open_folder(root: Path, *, val_fraction: float | None, seed: int) -> Splits:
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; {_LAYOUT}")
-    found = {name: _read_split(root, folder) for name, folder in _split_folders(root).items()}
+    found = {name: read_split(root, folder) for name, folder in _split_folders(root).items()}
     problems = _problems(found, val_fraction)
     if problems:
         raise InputError("\n  ".join([f"{root} cannot be used as a data set:", *problems]))
@@ -64,8 +64,9 @@ def _split_folders(root: Path) -> dict[str, Path]:
     return present or {"train": root}
 
 
-def _read_split(root: Path, folder: Path) -> _Split:
-    split = _Split(folder)
+def read_split(root: Path, folder: Path) -> SplitFolder:
+    """List the pictures of one split, ``folder``, which lies below ``root`` or is it."""
+    split = SplitFolder(folder)
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.name.startswith("."):
             continue
@@ -92,7 +93,7 @@ def _pictures_below(root: Path, folder: Path, skipped: Counter[str]) -> list[str
     return sorted(names)
 
 
-def _problems(found: dict[str, _Split], val_fraction: float | None) -> list[str]:
+def _problems(found: dict[str, SplitFolder], val_fraction: float | None) -> list[str]:
     problems = []
     train = found["train"]
     if not train.classes:
@@ -129,7 +130,7 @@ def _problems(found: dict[str, _Split], val_fraction: float | None) -> list[str]
     return problems
 
 
-def _as_files(root: Path, classes: tuple[str, ...], split: _Split) -> PictureFiles:
+def _as_files(root: Path, classes: tuple[str, ...], split: SplitFolder) -> PictureFiles:
     names = [name for label in classes for name in split.classes.get(label, [])]
     counts = [len(split.classes.get(label, [])) for label in classes]
     return PictureFiles(root, names, np.repeat(np.arange(len(classes)), counts))
@@ -146,7 +147,7 @@ def _hold_out(
     return everything.subset(kept), everything.subset(held)
 
 
-def _notes(found: dict[str, _Split]) -> list[str]:
+def _notes(found: dict[str, SplitFolder]) -> list[str]:
     notes = []
     for split in found.values():
         if split.skipped:

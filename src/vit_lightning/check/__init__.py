@@ -1,0 +1,1 @@
+"""What is in a data set that nobody has looked at."""

@@ -1,0 +1,141 @@
+"""Whether one picture shows a part of another: lay them over each other and correlate."""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vit_lightning.check.measure import GREY_SIDE
+from vit_lightning.check.views import resampler
+
+_SIDE = 32  # pixels that are compared in the end
+# The search, from coarse to fine: pixels along each side, step of the box in its own sides (0 does
+# not move it), rounds, and the correlation below which a pair is given up. Nearly all pairs that
+# show different things are given up after the first two.
+_STAGES = (
+    (12, 0.0, 1, 0.3),
+    (12, 0.08, 1, 0.55),
+    (16, 0.04, 2, 0.65),
+    (_SIDE, 0.03, 4, 0.6),
+    (_SIDE, 0.015, 4, 0.7),
+    (_SIDE, 0.0075, 2, -1.0),
+)
+# By two or three pixels, in all directions that differ for a stick.
+_RIGHT = (2, 0, 2, 2, 2, 2, 1, 1, 3, 3, 1, 1)
+_DOWN = (0, 2, 2, -2, 1, -1, 2, -2, 1, -1, 3, -3)
+_LEAST_SIDE = 0.3  # of a box
+_NOISE = 4.0  # grey levels that JPEG and rescaling may change
+_BLOCK = 64  # pairs at once, so that they stay in the cache
+_WHOLE = torch.tensor([0.5, 0.5, 1.0, 1.0])
+
+# Moves of a box: places beside it, then larger and smaller, then along one axis alone.
+_MOVES = torch.tensor(
+    [[0, 0, 0, 0]]
+    + [[x, y, 0, 0] for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y]
+    + [[0, 0, 1, 1], [0, 0, -1, -1], [0, 0, 1, 0], [0, 0, -1, 0], [0, 0, 0, 1], [0, 0, 0, -1]],
+    dtype=torch.float32,
+)
+
+
+def align(larger: Tensor, smaller: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the part of each larger picture that looks most like the smaller one.
+
+    Args:
+        larger: (N, 48, 48) uint8 luma.
+        smaller: (N, 48, 48) likewise.
+        boxes: (N, 4) where to begin.
+
+    Returns:
+        (N,) correlation of the details in [-1, 1], and (N, 4) the boxes.
+    """
+    scores, places = torch.empty(len(boxes)), boxes.clone()
+    for start in range(0, len(boxes), _BLOCK):
+        alive = torch.arange(start, min(start + _BLOCK, len(boxes)))
+        for side, step, rounds, least in _STAGES:
+            big, small = larger[alive].float(), smaller[alive].float()
+            scores[alive], places[alive] = _climb(big, small, places[alive], side, step, rounds)
+            alive = alive[scores[alive] > least]
+            if not len(alive):
+                break
+    return scores, places
+
+
+def conclusive(correlation: Tensor, smaller: Tensor) -> Tensor:
+    """How much better pictures agree than the smaller one with itself, moved a little.
+
+    A broomstick and a clarinet before white correlate well, and would anywhere along them; a
+    picture of a meadow agrees with itself in one place alone.
+
+    Args:
+        correlation: (N,) what :func:`align` found.
+        smaller: (N, 48, 48) uint8 luma of the smaller pictures.
+
+    Returns:
+        (N,) 1 for equal details, 0 for no better than moved by two or three of 32 pixels.
+    """
+    whole = _WHOLE.expand(len(smaller), 1, 4)
+    details = _details(_cut(smaller[:, None].float(), whole, _SIDE)).reshape(-1, _SIDE, _SIDE)
+    shifts = zip(_RIGHT, _DOWN, strict=True)
+    moved = torch.stack([_moved_correlation(details, right, down) for right, down in shifts])
+    return 1 - (1 - correlation) / (1 - moved.amax(dim=0).clamp(0, 0.999))
+
+
+def _moved_correlation(details: Tensor, right: int, down: int) -> Tensor:
+    """(N, S, S) → (N,): with itself, moved right by some pixels, and down, or up where negative."""
+    first = details[:, max(down, 0) : _SIDE + min(down, 0), right:]
+    second = details[:, max(-down, 0) : _SIDE - max(down, 0), : _SIDE - right]
+    norm = (first.square().sum((1, 2)) * second.square().sum((1, 2))).sqrt()
+    return (first * second).sum((1, 2)) / norm.clamp_min(1e-6)
+
+
+def _climb(
+    larger: Tensor, smaller: Tensor, boxes: Tensor, side: int, step: float, rounds: int
+) -> tuple[Tensor, Tensor]:
+    """Move each box ``rounds`` times to the best of its neighbours; correlations and boxes."""
+    rows = torch.arange(len(boxes))
+    score = torch.zeros(len(boxes))
+    target = _details(_cut(smaller[:, None], _WHOLE.expand(len(boxes), 1, 4), side))
+    for _ in range(rounds):
+        moved = _moved(boxes, step) if step else boxes[:, None]
+        correlations = (_details(_cut(larger[:, None], moved, side)) * target).sum(-1)  # (N, K)
+        score, best = correlations.max(dim=1)
+        boxes = moved[rows, best]
+    return score, boxes
+
+
+def _moved(boxes: Tensor, step: float) -> Tensor:
+    """(N, 4) → (N, moves, 4), within the picture."""
+    moves = _MOVES * step
+    sides = boxes[:, None, 2:]
+    size = (sides * (1 + moves[:, 2:])).clamp(_LEAST_SIDE, 1.0)
+    centre = boxes[:, None, :2] + moves[:, :2] * sides
+    return torch.cat([centre.clamp(size / 2, 1 - size / 2), size], dim=-1)
+
+
+def _cut(pixels: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """(N, 1, 48, 48) and (N, K, 4) → (N, K, side, side)."""
+    across = resampler(boxes[..., 0], boxes[..., 2], GREY_SIDE, side)
+    down = resampler(boxes[..., 1], boxes[..., 3], GREY_SIDE, side)
+    return down @ pixels @ across.mT
+
+
+def _details(pixels: Tensor) -> Tensor:
+    """(N, K, side, side) → (N, K, side²): what differs from its neighbourhood, of unit length.
+
+    Divided by the contrast of the neighbourhood, so that one strong edge, which many pictures
+    have, counts no more than fine texture.
+    """
+    blur = _blur(pixels.shape[-1])
+    mean = blur @ pixels @ blur.mT
+    spread = (blur @ pixels.square() @ blur.mT - mean.square()).clamp_min(0).sqrt()
+    return F.normalize(((pixels - mean) / (spread + _NOISE)).flatten(2), dim=-1, eps=1e-6)
+
+
+@functools.lru_cache
+def _blur(side: int) -> Tensor:
+    """(side, side): the mean of a quarter of the axis around each pixel, its edges repeated."""
+    reach = side // 8
+    window = torch.arange(-reach, reach + 1)
+    places = (torch.arange(side)[:, None] + window).clamp(0, side - 1)
+    return F.one_hot(places, side).float().mean(dim=1)

@@ -1,0 +1,143 @@
+"""What to look at: a folder of pictures, or the pictures of an experiment."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vit_lightning.data.folder import read_split
+from vit_lightning.data.pictures import EXTENSIONS, PictureFiles, Pictures, Splits
+from vit_lightning.errors import InputError
+from vit_lightning.experiment import Experiment, load_experiment
+
+_SPLITS = ("train", "val", "test")
+_LAYOUT = "expected class folders of pictures, or train, val and test with class folders in them"
+
+
+@dataclass(frozen=True, eq=False)
+class NamedSplit:
+    """One split.
+
+    Args:
+        name: ``train``, ``val``, ``test``, or ``pictures`` for a folder without splits.
+        pictures: what is in it; a label is an index into ``classes``.
+        classes: names.
+    """
+
+    name: str
+    pictures: Pictures
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set to look at.
+
+    Args:
+        title: what it was called.
+        splits: its parts, in the order train, val, test.
+        notes: sentences on what was and was not read.
+        problems: sentences on what an experiment could not be started with.
+        experiment: its settings, where it was named by an experiment file.
+    """
+
+    title: str
+    splits: tuple[NamedSplit, ...]
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = field(default=())
+    experiment: Experiment | None = None
+
+
+def open_source(path: Path, overrides: Sequence[str] = ()) -> Source:
+    """Open a folder or an experiment file.
+
+    What a training would refuse, such as classes that a split lacks, is opened: it is what the
+    check is to tell of.
+
+    Args:
+        path: a folder with class folders, with ``train``, ``val`` or ``test`` above them, or of
+            pictures alone; or an experiment file.
+        overrides: such as ``data.root=elsewhere``, for an experiment file.
+
+    Raises:
+        InputError: there is no such path, or there are no pictures.
+    """
+    if path.is_dir():
+        if overrides:
+            raise InputError(f"{path} is a folder: {overrides[0]} is for experiment files")
+        return _folder(path)
+    if path.suffix.lower() != ".json":
+        what = "is no folder and no experiment file" if path.exists() else "does not exist"
+        raise InputError(f"{path} {what}; {_LAYOUT}; or an experiment file (JSON)")
+    experiment = load_experiment(path, overrides)
+    from vit_lightning.assemble import open_splits  # seconds, for Lightning
+
+    try:
+        return _of_splits(path, experiment, open_splits(experiment))
+    except InputError as error:
+        root = None if experiment.data.root is None else Path(experiment.data.root).expanduser()
+        if experiment.data.name != "folder" or root is None or not root.is_dir():
+            raise
+        found = _folder(root)
+        return Source(str(path), found.splits, found.notes, (str(error),), experiment)
+
+
+def _of_splits(path: Path, experiment: Experiment, splits: Splits) -> Source:
+    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    named = [
+        NamedSplit(name, pictures, splits.classes)
+        for name, pictures in parts.items()
+        if pictures is not None
+    ]
+    return Source(str(path), tuple(named), splits.notes, (), experiment)
+
+
+def _folder(root: Path) -> Source:
+    try:
+        folders = {name: root / name for name in _SPLITS if (root / name).is_dir()}
+        notes = _left_out(root, folders)
+        splits = [
+            _named(root, name, folder, notes)
+            for name, folder in (folders or {"pictures": root}).items()
+        ]
+    except OSError as error:
+        raise InputError(f"{root} cannot be read: {error}") from None
+    if not any(len(split.pictures) for split in splits):
+        raise InputError(f"{root}: no pictures ({' '.join(sorted(EXTENSIONS))}); {_LAYOUT}")
+    return Source(str(root), tuple(splits), tuple(notes))
+
+
+def _named(root: Path, name: str, folder: Path, notes: list[str]) -> NamedSplit:
+    split = read_split(root, folder)
+    classes = split.classes or {folder.name: _loose(root, folder)}
+    names = [picture for pictures in classes.values() for picture in pictures]
+    labels = np.repeat(np.arange(len(classes)), [len(pictures) for pictures in classes.values()])
+    skipped = dict(split.skipped) if split.classes else {}
+    if skipped:
+        counts = ", ".join(f"{count} {what}" for what, count in sorted(skipped.items()))
+        notes.append(f"skipped in {folder}, as no pictures of a class: {counts}")
+    return NamedSplit(name, PictureFiles(root, names, labels), tuple(classes))
+
+
+def _loose(root: Path, folder: Path) -> list[str]:
+    """Pictures that lie in the folder itself, for one without class folders."""
+    prefix = folder.relative_to(root).as_posix()
+    files = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+    found = [
+        file
+        for file in files
+        if Path(file).suffix.lower() in EXTENSIONS and not file.startswith(".")
+    ]
+    return found if prefix == "." else [f"{prefix}/{file}" for file in found]
+
+
+def _left_out(root: Path, splits: dict[str, Path]) -> list[str]:
+    beside = sorted(
+        entry.name
+        for entry in root.iterdir()
+        if splits and entry.is_dir() and entry.name not in splits and entry.name[0] != "."
+    )
+    return [f"not read, as no split: {json.dumps(name)}" for name in beside]
