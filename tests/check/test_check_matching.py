@@ -146,9 +146,8 @@ def test_large_sets_are_compared_by_fewer_parts(
     pictures = [scene(number) for number in range(12)]
     copies = [picture.resize((64, 64)) for picture in pictures]
     copies[0] = _crop(pictures[0], 0.05, 0.05, 0.9)
-    for views, comparisons in ((40, 10**9), (10**9, 40 * 12), (200, 10**9)):
+    for views in (40, 200):  # sparse, medium
         monkeypatch.setattr("vit_lightning.check.matching._MOST_VIEWS", views)
-        monkeypatch.setattr("vit_lightning.check.matching._MOST_COMPARISONS", comparisons)
         forward, backward = match_between(_copies(pictures), _copies(copies))
         assert {(m.larger, m.smaller) for m in forward} | {
             (m.smaller, m.larger) for m in backward

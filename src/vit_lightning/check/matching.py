@@ -17,8 +17,9 @@ from vit_lightning.check.views import DENSE, MEDIUM, SPARSE, Boxes, describe, vi
 THRESHOLD = 0.8
 _FLOOR = 0.7  # similarity of the descriptions of a candidate
 _MOST = 8  # candidates of a picture
-_MOST_VIEWS = 1_500_000  # of more parts than these, or more comparisons, fewer are taken
-_MOST_COMPARISONS = 20_000_000_000
+# Where there would be more comparisons, or more parts, fewer parts of each picture are taken.
+_MOST_COMPARISONS = {DENSE: 4_000_000_000, MEDIUM: 20_000_000_000}
+_MOST_VIEWS = 1_500_000
 _VERIFIED_AT_ONCE = 4096
 
 
@@ -132,10 +133,12 @@ def _verified(
 def _views(copies: Copies, targets: int) -> tuple[NDArray[np.int64], Boxes]:
     """Owners and boxes of the parts to compare: as many as the number of pictures allows."""
     aspects = [round(float(width / height), 2) or 0.01 for width, height in copies.sizes]
-    for density in (DENSE, MEDIUM, SPARSE):
+    for density, most in _MOST_COMPARISONS.items():
         boxes = [view_boxes(aspect, density) for aspect in aspects]
         count = sum(map(len, boxes))
-        if count <= _MOST_VIEWS and count * targets <= _MOST_COMPARISONS:
+        if count <= _MOST_VIEWS and count * targets <= most:
             break
+    else:
+        boxes = [view_boxes(aspect, SPARSE) for aspect in aspects]
     owners = np.repeat(np.arange(len(boxes)), [len(part) for part in boxes])
     return owners, np.array([box for part in boxes for box in part], dtype=np.float32)
