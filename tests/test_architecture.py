@@ -16,7 +16,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = (
     {"errors"},
     {"files", "console", "cli_options", "overrides", "precision"},
-    {"json_file", "download"},
+    {"json_file", "download", "settings"},
     {"experiment", "legacy", "models"},
     {"attention", "figures", "checkpoints", "data"},
     {"evaluation", "training", "attention_view", "factory"},
@@ -39,7 +39,7 @@ STATE_DICTS_NEED_NO_MODULES = {"models.config", "models.presets", "models.pos_em
 RESERVED = {
     "lightning": {"data", "training", "assess", "run"},
     "torchmetrics": {"training"},
-    "pydantic": {"experiment"},
+    "pydantic": {"experiment", "settings"},
     "safetensors": {"checkpoints"},
     "sklearn": {"data", "evaluation", "figures"},
     "matplotlib": {"figures", "attention_view", "training", "run"},
@@ -59,6 +59,7 @@ WITHOUT_TORCH = (
     "overrides",
     "json_file",
     "experiment",
+    "settings",
     "legacy",
     "download",
     "cli",

@@ -52,10 +52,13 @@ def test_defaults_are_the_papers_recipe() -> None:
         "decay": "cosine",
         "clip_norm": 1.0,
         "label_smoothing": 0.0,
+        "loss": None,  # cross-entropy, for one label a picture
+        "focal_gamma": 2.0,  # of the focal loss alone
+        "class_weights": None,
     }
     assert experiment.trainer.precision == "auto"
     assert experiment.data.preprocessing is None  # the weights', which for Google's is the paper's
-    assert experiment.loggers == ["tensorboard", "csv"]
+    assert experiment.loggers == ("tensorboard", "csv")
 
 
 def test_written_and_read_again_it_is_the_same(file: Callable[..., Path]) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vit_lightning.attention import attention_maps, attention_rollout
     from vit_lightning.convert import Conversion, convert_model
     from vit_lightning.errors import InputError
-    from vit_lightning.experiment import Experiment, OptimSettings, load_experiment
+    from vit_lightning.experiment import Experiment, load_experiment
     from vit_lightning.factory import (
         ModelBundle,
         create_bundle,
@@ -41,7 +41,7 @@ _HOMES = {
     "convert_model": "convert",
     "InputError": "errors",
     "Experiment": "experiment",
-    "OptimSettings": "experiment",
+    "OptimSettings": "settings",
     "load_experiment": "experiment",
     "ModelBundle": "factory",
     "create_bundle": "factory",

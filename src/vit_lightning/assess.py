@@ -18,11 +18,12 @@ from vit_lightning.data.pictures import Splits
 from vit_lightning.errors import InputError
 from vit_lightning.evaluation.metrics import Metrics, compute_metrics
 from vit_lightning.evaluation.report import refuse_zero_head, summary_text, write_report
-from vit_lightning.experiment import Experiment, TrainerSettings, resolve_experiment
+from vit_lightning.experiment import Experiment, resolve_experiment
 from vit_lightning.factory import ModelBundle, load_bundle
 from vit_lightning.figures import confusion_figure, roc_figure
 from vit_lightning.prediction import preprocessing_of
 from vit_lightning.run_folder import describe_environment, new_run_folder
+from vit_lightning.settings import TrainerSettings
 from vit_lightning.training.loggers import add_figure, build_loggers
 from vit_lightning.training.task import VisionTask
 from vit_lightning.training.trainer import predict_logits, quiet_lightning

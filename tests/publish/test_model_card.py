@@ -14,7 +14,6 @@ from markdown_it import MarkdownIt
 
 from finished_run import Finished
 from vit_lightning.data.transforms import Preprocessing
-from vit_lightning.experiment import AugmentationSettings
 from vit_lightning.factory import ModelBundle, load_bundle
 from vit_lightning.models.config import ResNetConfig, ViTConfig
 from vit_lightning.models.vit import VisionTransformer
@@ -22,6 +21,7 @@ from vit_lightning.publish.markdown import escape, one_line
 from vit_lightning.publish.model_card import Layout, model_card
 from vit_lightning.publish.run_card import base_on_hub, weights_name
 from vit_lightning.publish.run_record import Measured, RunRecord, Score, read_run
+from vit_lightning.settings import AugmentationSettings
 
 TINY = ViTConfig(
     image_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, mlp_dim=16, num_classes=3

@@ -9,9 +9,9 @@ import torch
 from vit_lightning.data.datamodule import TrainData
 from vit_lightning.data.pictures import ArrayPictures, Splits
 from vit_lightning.data.transforms import Augmentation, Preprocessing, TrainTransform
-from vit_lightning.experiment import OptimSettings
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.models.vit import VisionTransformer
+from vit_lightning.settings import OptimSettings
 from vit_lightning.training.task import VisionTask
 
 TINY = ViTConfig(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vit_lightning.data.datamodule import TrainData
-from vit_lightning.experiment import TrainerSettings
+from vit_lightning.settings import TrainerSettings
 from vit_lightning.training.callbacks import (
     LastCheckpoint,
     PictureLog,

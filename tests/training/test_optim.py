@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from vit_lightning.experiment import OptimSettings
+from vit_lightning.settings import OptimSettings
 from vit_lightning.training.optim import build_optimizer, default_warmup, learning_rate
 
 REFERENCE = Path(__file__).parents[1] / "reference"

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from vit_lightning.data.datamodule import TrainData
 from vit_lightning.errors import InputError
-from vit_lightning.experiment import TrainerSettings
+from vit_lightning.settings import TrainerSettings
 from vit_lightning.training.callbacks import LastCheckpoint
 from vit_lightning.training.task import VisionTask
 from vit_lightning.training.trainer import AtomicCheckpointIO, build_trainer, quiet_lightning

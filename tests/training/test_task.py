@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from vit_lightning.data.datamodule import TrainData
 from vit_lightning.errors import InputError
-from vit_lightning.experiment import OptimSettings, TrainerSettings
 from vit_lightning.factory import create_model, load_model
+from vit_lightning.settings import OptimSettings, TrainerSettings
 from vit_lightning.training.task import VisionTask
 from vit_lightning.training.trainer import build_trainer, quiet_lightning
 

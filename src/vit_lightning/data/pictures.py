@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vit_lightning.errors import InputError
+from vit_lightning.models.config import Size
 
 # Compared in lower case.
 EXTENSIONS = frozenset(
@@ -32,6 +33,47 @@ class PictureError(InputError):
         super().__init__(message.rpartition(f"{__name__}.PictureError: ")[2])
 
 
+Region = tuple[float, float, float, float]  # left, top, right, bottom in pixels, as Pillow has it
+
+
+class OpenPicture(Protocol):
+    """A picture whose size is known, and whose pixels are had for the part that is wanted."""
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the whole upright picture, in pixels."""
+
+    def part(self, region: Region, size: Size) -> tuple[Image.Image, Region]:
+        """An RGB picture that shows a region well enough to be resized to ``size``.
+
+        Args:
+            region: of the whole picture, in its pixels.
+            size: (height, width) that the region will be resized to.
+
+        Returns:
+            A picture, and where in it the region lies.
+
+        Raises:
+            PictureError: the pixels cannot be read.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class WholePicture:
+    """A decoded picture, upright, in mode RGB."""
+
+    image: Image.Image
+
+    @property
+    def size(self) -> Size:
+        """See ``OpenPicture``."""
+        return self.image.height, self.image.width
+
+    def part(self, region: Region, size: Size) -> tuple[Image.Image, Region]:
+        """The picture and the region as they are."""
+        return self.image, region
+
+
 class Pictures(Protocol):
     """One split: pictures that can be loaded one by one, and their labels in memory."""
 
@@ -43,6 +85,9 @@ class Pictures(Protocol):
 
     def load(self, index: int) -> Image.Image:
         """Picture ``index``, upright, in mode RGB; PictureError if it cannot be read."""
+
+    def open(self, index: int) -> OpenPicture:
+        """Picture ``index``, decoded as far as it needs to be; PictureError as for ``load``."""
 
     def name(self, index: int) -> str:
         """What to call the picture in front of people; unique within the data set."""
@@ -68,6 +113,10 @@ class PictureFiles:
     def load(self, index: int) -> Image.Image:
         """See ``Pictures``."""
         return open_picture(self.root / self.names[index])
+
+    def open(self, index: int) -> OpenPicture:
+        """See ``Pictures``."""
+        return WholePicture(self.load(index))
 
     def name(self, index: int) -> str:
         """The path relative to the root."""
@@ -102,6 +151,10 @@ class ArrayPictures:
     def load(self, index: int) -> Image.Image:
         """See ``Pictures``."""
         return Image.fromarray(self.pixels[index]).convert("RGB")
+
+    def open(self, index: int) -> OpenPicture:
+        """See ``Pictures``."""
+        return WholePicture(self.load(index))
 
     def name(self, index: int) -> str:
         """``prefix/number``."""

@@ -10,10 +10,11 @@ from vit_lightning.checkpoints.official import find_official
 from vit_lightning.checkpoints.repository import WEIGHTS_SUFFIXES
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.errors import InputError
-from vit_lightning.experiment import AugmentationSettings, DataSettings, Experiment, OptimSettings
+from vit_lightning.experiment import Experiment
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.publish.markdown import escape, one_line, table
 from vit_lightning.publish.run_record import Measured, RunRecord
+from vit_lightning.settings import AugmentationSettings, DataSettings, OptimSettings
 
 _PUBLISHED = {
     "digits": "UCI Optical Recognition of Handwritten Digits, by way of scikit-learn",

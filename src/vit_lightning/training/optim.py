@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from vit_lightning.experiment import OptimSettings
+from vit_lightning.settings import OptimSettings
 
 _LINEAR_END = 1e-5  # where the original's linear decay ends
 _PAPER_WARMUP = 500

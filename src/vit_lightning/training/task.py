@@ -11,8 +11,8 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from vit_lightning.errors import InputError
-from vit_lightning.experiment import OptimSettings
 from vit_lightning.models.vit import VisionTransformer
+from vit_lightning.settings import OptimSettings
 from vit_lightning.training.optim import build_optimizer, default_warmup, learning_rate
 
 Batch = tuple[Tensor, Tensor]

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_lightning.errors import InputError
-from vit_lightning.experiment import TrainerSettings
 from vit_lightning.files import atomic_write
 from vit_lightning.precision import exact_convolutions
+from vit_lightning.settings import TrainerSettings
 from vit_lightning.training.progress import StepProgress
 
 # What Lightning and torch say that is of no use to the person who runs this, each with the reason.
