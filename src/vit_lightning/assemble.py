@@ -114,7 +114,9 @@ def train_data(
 ) -> TrainData:
     """The training stream and validation of an experiment."""
     data = experiment.data
-    options = data.augmentation.model_dump()
+    options = data.augmentation.model_dump(
+        include={"crop", "flip", "degrees", "translate", "scale"}
+    )
     options["crop"] = options["crop"] or ("paper" if preprocessing.mode == "paper" else "modern")
     return TrainData(
         splits,
