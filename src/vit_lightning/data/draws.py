@@ -5,15 +5,22 @@ to. So the order of an epoch and the look of a sample need no history, and the n
 ranks and micro-batches cannot change them. Seeds lie in [0, 2**64).
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from vit_lightning.errors import InputError
+
 # The upper words of the 256-bit counter address a stream, the lowest one runs along it.
-_AUGMENTATION, _EPOCH_ORDER, _HOLD_OUT = range(3)
+_AUGMENTATION, _EPOCH_ORDER, _HOLD_OUT, _ODD_ONES, _CLASS_ORDER, _BALANCED_ORDER = range(6)
+_RAW_PER_COUNT = 4  # words that Philox gives before its counter moves
 
 
-def _philox(seed: int, purpose: int, first: int, second: int = 0) -> np.random.Philox:
-    counter = np.array([0, purpose, first, second], dtype=np.uint64)
+def _philox(
+    seed: int, purpose: int, first: int, second: int = 0, along: int = 0
+) -> np.random.Philox:
+    counter = np.array([along, purpose, first, second], dtype=np.uint64)
     return np.random.Philox(key=np.array([seed, 0], dtype=np.uint64), counter=counter)
 
 
@@ -22,14 +29,82 @@ def _order(bits: np.random.Philox, size: int) -> NDArray[np.int64]:
     return np.argsort(bits.random_raw(size), kind="stable").astype(np.int64)
 
 
-def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator that decides how sample ``index`` looks in ``epoch``."""
-    return np.random.Generator(_philox(seed, _AUGMENTATION, epoch, index))
+def sample_generator(seed: int, epoch: int, index: int, copy: int = 0) -> np.random.Generator:
+    """The generator that decides how one copy of sample ``index`` looks in ``epoch``."""
+    return np.random.Generator(_philox(seed, _AUGMENTATION, epoch, index, copy))
+
+
+def pair_generator(seed: int, epoch: int, index: int, copy: int = 0) -> np.random.Generator:
+    """The generator that decides how a sample is mixed with the one after it in the stream."""
+    return np.random.Generator(_philox(seed, _MIXING, epoch, index, copy))
 
 
 def epoch_permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
     """The order (size,) in which ``epoch`` reads samples 0..size-1."""
     return _order(_philox(seed, _EPOCH_ORDER, epoch), size)
+
+
+def balanced_order(
+    seed: int, epoch: int, labels: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The order in which ``epoch`` reads samples so that every class comes equally often.
+
+    An epoch is as long as there are samples, N. Each of the C classes that have samples gets
+    ``N // C`` positions or one more; the odd ones go round, in an order drawn once, so that over
+    epochs no class has had more than one more than another. A class reads its samples permutation
+    after permutation, across the borders of epochs: at the end of an epoch each of its samples has
+    been read as often as the others, or once more.
+
+    Args:
+        seed: of all choices.
+        epoch: from 0.
+        labels: (N,) class of every sample.
+
+    Returns:
+        (N,) samples, and (N,) how often each was read before. No two positions of a run have both
+        in common: where ``sample_generator`` is given the second for the epoch, a sample that an
+        epoch shows ten times looks different each time.
+
+    Raises:
+        InputError: samples have several labels.
+    """
+    if labels.ndim != 1:
+        raise InputError(
+            "balanced sampling needs one label per picture, and these pictures have several: set "
+            "data.sampling to uniform"
+        )
+    classes, sizes = np.unique(labels, return_counts=True)
+    members = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
+    starts, ends = (
+        _class_positions(seed, len(labels), len(classes), e) for e in (epoch, epoch + 1)
+    )
+    samples, rounds = [], []
+    for label, own, start, end in zip(classes, members, starts, ends, strict=True):
+        picks, turns = _class_reads(seed, int(label), len(own), int(start), int(end))
+        samples.append(own[picks])
+        rounds.append(turns)
+    order = _order(_philox(seed, _BALANCED_ORDER, epoch), len(labels))
+    return np.concatenate(samples)[order].astype(np.int64), np.concatenate(rounds)[order]
+
+
+def _class_positions(seed: int, size: int, num_classes: int, epoch: int) -> NDArray[np.int64]:
+    """(num_classes,) how many samples of each class were read before ``epoch``."""
+    each, odd = divmod(size, num_classes)
+    place = np.argsort(_order(_philox(seed, _ODD_ONES, 0), num_classes))
+    # The odd ones dealt so far, to one class after the other: whole rounds, and the round begun.
+    return epoch * each + (epoch * odd - place + num_classes - 1) // num_classes
+
+
+def _class_reads(
+    seed: int, label: int, size: int, start: int, end: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Reads ``start`` to ``end`` (exclusive) of one class: which of its samples, in which round."""
+    first, last = start // size, -(-end // size)
+    count, skip = divmod(first * size, _RAW_PER_COUNT)
+    bits = _philox(seed, _CLASS_ORDER, label, along=count).random_raw(skip + (last - first) * size)
+    picks = np.argsort(bits[skip:].reshape(-1, size), axis=1, kind="stable").reshape(-1)
+    reads = np.arange(start, end)
+    return picks[reads - first * size], reads // size
 
 
 def hold_out(
