@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from vit_lightning.errors import InputError
 
 # The upper words of the 256-bit counter address a stream, the lowest one runs along it.
-_AUGMENTATION, _EPOCH_ORDER, _HOLD_OUT, _ODD_ONES, _CLASS_ORDER, _BALANCED_ORDER = range(6)
+_AUGMENTATION, _EPOCH_ORDER, _HOLD_OUT, _MIXING = range(4)
+_ODD_ONES, _CLASS_ORDER, _BALANCED_ORDER = range(4, 7)
 _RAW_PER_COUNT = 4  # words that Philox gives before its counter moves
 
 
 def _philox(
-    seed: int, purpose: int, first: int, second: int = 0, along: int = 0
+    seed: int, purpose: int, first: int, second: int = 0, copy: int = 0, *, along: int = 0
 ) -> np.random.Philox:
     counter = np.array([along, purpose, first, second], dtype=np.uint64)
-    return np.random.Philox(key=np.array([seed, 0], dtype=np.uint64), counter=counter)
+    return np.random.Philox(key=np.array([seed, copy], dtype=np.uint64), counter=counter)
 
 
 def _order(bits: np.random.Philox, size: int) -> NDArray[np.int64]:
@@ -44,9 +45,7 @@ def epoch_permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
     return _order(_philox(seed, _EPOCH_ORDER, epoch), size)
 
 
-def balanced_order(
-    seed: int, epoch: int, labels: NDArray[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def balanced_order(seed: int, epoch: int, labels: NDArray[Any]) -> NDArray[np.int64]:
     """The order in which ``epoch`` reads samples so that every class comes equally often.
 
     An epoch is as long as there are samples, N. Each of the C classes that have samples gets
@@ -61,9 +60,7 @@ def balanced_order(
         labels: (N,) class of every sample.
 
     Returns:
-        (N,) samples, and (N,) how often each was read before. No two positions of a run have both
-        in common: where ``sample_generator`` is given the second for the epoch, a sample that an
-        epoch shows ten times looks different each time.
+        (N,) samples, of which an epoch may hold one often and another not at all.
 
     Raises:
         InputError: samples have several labels.
@@ -75,16 +72,14 @@ def balanced_order(
         )
     classes, sizes = np.unique(labels, return_counts=True)
     members = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
-    starts, ends = (
-        _class_positions(seed, len(labels), len(classes), e) for e in (epoch, epoch + 1)
-    )
-    samples, rounds = [], []
-    for label, own, start, end in zip(classes, members, starts, ends, strict=True):
-        picks, turns = _class_reads(seed, int(label), len(own), int(start), int(end))
-        samples.append(own[picks])
-        rounds.append(turns)
+    starts = _class_positions(seed, len(labels), len(classes), epoch)
+    ends = _class_positions(seed, len(labels), len(classes), epoch + 1)
+    samples = [
+        own[_class_reads(seed, int(label), len(own), int(start), int(end))]
+        for label, own, start, end in zip(classes, members, starts, ends, strict=True)
+    ]
     order = _order(_philox(seed, _BALANCED_ORDER, epoch), len(labels))
-    return np.concatenate(samples)[order].astype(np.int64), np.concatenate(rounds)[order]
+    return np.concatenate(samples)[order].astype(np.int64)
 
 
 def _class_positions(seed: int, size: int, num_classes: int, epoch: int) -> NDArray[np.int64]:
@@ -95,16 +90,22 @@ def _class_positions(seed: int, size: int, num_classes: int, epoch: int) -> NDAr
     return epoch * each + (epoch * odd - place + num_classes - 1) // num_classes
 
 
-def _class_reads(
-    seed: int, label: int, size: int, start: int, end: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Reads ``start`` to ``end`` (exclusive) of one class: which of its samples, in which round."""
-    first, last = start // size, -(-end // size)
+def _class_reads(seed: int, label: int, size: int, start: int, end: int) -> NDArray[np.int64]:
+    """(end - start,) which of its ``size`` samples a class reads from ``start`` to ``end``."""
+    first, last = start // size, -(-end // size)  # of its permutations
     count, skip = divmod(first * size, _RAW_PER_COUNT)
     bits = _philox(seed, _CLASS_ORDER, label, along=count).random_raw(skip + (last - first) * size)
-    picks = np.argsort(bits[skip:].reshape(-1, size), axis=1, kind="stable").reshape(-1)
-    reads = np.arange(start, end)
-    return picks[reads - first * size], reads // size
+    orders = np.argsort(bits[skip:].reshape(-1, size), axis=1, kind="stable")
+    return orders.reshape(-1)[start - first * size : end - first * size]
+
+
+def read_before(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) how often the sample at each position of an order came at earlier positions."""
+    by_sample = np.argsort(order, kind="stable")
+    _, firsts, sizes = np.unique(order[by_sample], return_index=True, return_counts=True)
+    times = np.empty_like(order)
+    times[by_sample] = np.arange(len(order)) - np.repeat(firsts, sizes)
+    return times
 
 
 def hold_out(
