@@ -6,6 +6,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -156,12 +157,110 @@ def test_validation_is_exact_over_uneven_batches(
     trainer = build_trainer(
         TrainerSettings(max_steps=2, accelerator="cpu", devices=1), precision="32"
     )
-    (metrics,) = trainer.validate(task, data.val_dataloader(), verbose=False)
-    images, labels = zip(*data.val_dataloader().dataset, strict=True)
+    (metrics,) = trainer.validate(task, datamodule=data, verbose=False)
+    pictures, labels = data.splits.val, torch.from_numpy(data.splits.val.labels)
+    images = [data.preprocessing(pictures.load(index)) for index in range(len(pictures))]
     with torch.inference_mode():
         logits = task.eval()(torch.stack(images))
-    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(labels)).item()
-    accuracy = (logits.argmax(1) == torch.tensor(labels)).float().mean().item()
+    expected = torch.nn.functional.cross_entropy(logits, labels).item()
+    accuracy = (logits.argmax(1) == labels).float().mean().item()
     assert len(labels) == 11
     assert metrics["val/loss"] == pytest.approx(expected, rel=1e-5)
     assert metrics["val/accuracy"] == pytest.approx(accuracy, rel=1e-5)
+
+
+class Targets(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Pictures of noise with targets of any kind."""
+
+    def __init__(self, targets: Tensor) -> None:
+        self.images = torch.rand(
+            (len(targets), 1, 16, 16), generator=torch.Generator().manual_seed(5)
+        )
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.targets[index]
+
+
+SOFT = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.4, 0.6], [0.2, 0.2, 0.6]] * 2)
+HOT = torch.tensor([[1, 1, 0], [0, 0, 1], [0, 0, 0], [1, 0, 0], [1, 1, 1], [0, 1, 0]])
+
+
+def _gradients(task: VisionTask, targets: Tensor, per_step: int) -> dict[str, Tensor]:
+    kept: dict[str, Tensor] = {}
+
+    class Keep(L.Callback):
+        def on_before_optimizer_step(self, *_: object) -> None:
+            for name, parameter in task.model.named_parameters():
+                kept[name] = parameter.grad.clone()
+
+    torch.nn.init.normal_(task.model.head.weight)
+    trainer = build_trainer(
+        TrainerSettings(max_steps=1, accelerator="cpu", devices=1, log_every_steps=1),
+        precision="32",
+        callbacks=[Keep()],
+    )
+    trainer.accumulate_grad_batches = per_step
+    labels = targets if task.multi_label or targets.ndim == 1 else targets.argmax(dim=1)
+    batches = DataLoader(Targets(targets), batch_size=len(targets) // per_step)
+    trainer.fit(task, batches, DataLoader(Targets(labels)))
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("targets", "multi_label", "settings"),
+    [
+        (SOFT, False, {"label_smoothing": 0.1}),
+        (SOFT, False, {"loss": "binary_cross_entropy"}),
+        (SOFT.argmax(1), False, {"loss": "focal"}),
+        (SOFT.argmax(1), False, {"class_weights": "balanced"}),
+        (HOT, True, {"class_weights": {"a": 4.0}}),
+        (HOT, True, {"loss": "focal"}),
+    ],
+)
+def test_micro_batches_change_no_gradient_of_any_loss(
+    make_task: Callable[..., VisionTask],
+    targets: Tensor,
+    multi_label: bool,
+    settings: dict[str, object],
+) -> None:
+    gradients = []
+    for per_step in (1, 3):
+        task = VisionTask(
+            make_task(1, draws=False).model,
+            OptimSettings(lr=0.1, clip_norm=None, **settings),
+            total_steps=1,
+            batch_size=len(targets),
+            classes=("a", "b", "c"),
+            class_counts=(1, 2, 3),
+            multi_label=multi_label,
+        )
+        gradients.append(_gradients(task, targets, per_step))
+    whole, cut = gradients
+    assert whole.keys() == cut.keys()
+    assert any(bool(value.any()) for value in whole.values())
+    for name, value in whole.items():
+        torch.testing.assert_close(cut[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_validation_of_several_labels(make_task: Callable[..., VisionTask]) -> None:
+    task = make_task(1, multi_label=True, classes=("a", "b", "c"))
+    assert task.score_name == "val/mean_average_precision"
+    torch.nn.init.normal_(task.model.head.weight)
+    trainer = build_trainer(
+        TrainerSettings(max_steps=1, accelerator="cpu", devices=1), precision="32"
+    )
+    data = Targets(HOT.to(torch.uint8))
+    (metrics,) = trainer.validate(task, DataLoader(data, batch_size=4), verbose=False)
+    with torch.inference_mode():
+        logits = task.eval()(data.images).double().numpy()
+    p, hot = 1 / (1 + np.exp(-logits)), HOT.numpy()
+    loss = -(hot * np.log(p) + (1 - hot) * np.log(1 - p)).sum(1).mean()
+    assert metrics["val/loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics["val/accuracy"] == pytest.approx(((p >= 0.5) == hot).all(1).mean())
+    expected = average_precision_score(hot, logits)
+    assert 0 < expected < 1
+    assert metrics["val/mean_average_precision"] == pytest.approx(expected, rel=1e-5)

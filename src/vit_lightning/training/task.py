@@ -1,5 +1,6 @@
 """The Lightning task: model, loss and metrics, nothing else."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L  # the project's own convention for its import
@@ -13,7 +14,9 @@ from torchmetrics import MeanMetric
 from vit_lightning.errors import InputError
 from vit_lightning.models.vit import VisionTransformer
 from vit_lightning.settings import OptimSettings
+from vit_lightning.training.losses import Loss, binary_cross_entropy
 from vit_lightning.training.optim import build_optimizer, default_warmup, learning_rate
+from vit_lightning.training.scores import MeanAveragePrecision, correct
 
 Batch = tuple[Tensor, Tensor]
 
@@ -32,13 +35,18 @@ def log_is_due(trainer: L.Trainer) -> bool:
 class VisionTask(L.LightningModule):
     """Fine-tunes a :class:`VisionTransformer` as the original does.
 
-    Works with any loader of ``(images, labels)`` batches, images (B, C, height, width) in
-    [-1, 1] and labels (B,) integers, under any Lightning ``Trainer``: clipping, schedule and
-    optimizer are its own. The trainer's ``accumulate_grad_batches`` and ranks are respected.
+    Works with any loader of ``(images, targets)`` batches, images (B, C, height, width) in
+    [-1, 1], under any Lightning ``Trainer``: clipping, schedule and optimizer are its own. The
+    trainer's ``accumulate_grad_batches`` and ranks are respected. Targets are labels, (B,)
+    integers; in training also soft, (B, classes) shares that sum to one. Where pictures have
+    several labels they are (B, classes), 0 or 1, in training also between.
 
     Logged per optimizer step: ``train/loss``, ``train/accuracy``, ``train/lr``,
-    ``train/grad_norm`` (before clipping); per validation: ``val/loss``, ``val/accuracy``, exact
-    for any number of ranks.
+    ``train/grad_norm`` (before clipping); per validation: ``val/loss``, ``val/accuracy``, and with
+    several labels ``val/mean_average_precision``, exact for any number of ranks. Accuracy is the
+    share of pictures whose largest logit is at the largest target, with several labels the share
+    for which every class is told right. ``train/loss`` is the recipe's; ``val/loss`` compares over
+    recipes: the cross-entropy, with several labels the binary one summed over the classes.
 
     Args:
         model: the network.
@@ -48,9 +56,14 @@ class VisionTask(L.LightningModule):
             picture weighs the same however the step is cut; without it each batch's mean counts.
         seed: what dropout and drop_path draw is a function of (seed, step, micro-batch, rank).
         classes: class names, stored in checkpoints.
+        class_counts: training pictures of each class, for balanced class weights.
+        multi_label: whether a picture has any number of labels instead of one.
         preprocessing: what was done to the pictures, stored in checkpoints.
         origin: the run and the data set, so that a copied checkpoint tells where it came from;
             plain JSON types.
+
+    Raises:
+        InputError: the recipe's loss does not go with the labels, or its weights with the classes.
     """
 
     def __init__(
@@ -62,6 +75,8 @@ class VisionTask(L.LightningModule):
         batch_size: int | None = None,
         seed: int = 0,
         classes: tuple[str, ...] | None = None,
+        class_counts: Sequence[int] | None = None,
+        multi_label: bool = False,
         preprocessing: dict[str, Any] | None = None,
         origin: dict[str, Any] | None = None,
     ) -> None:
@@ -72,12 +87,21 @@ class VisionTask(L.LightningModule):
         self.batch_size = batch_size
         self.seed = seed
         self.classes = classes
+        self.multi_label = multi_label
         self.preprocessing = preprocessing
         self.origin = origin
         self.val_loss = MeanMetric()
         self.val_accuracy = MeanMetric()
+        if multi_label:
+            self.val_average_precision = MeanAveragePrecision()
+        self._loss = Loss(self.optim, classes=classes, counts=class_counts, multi_label=multi_label)
         self._grad_norm = torch.zeros(())
         self._sums: Tensor | None = None  # of the running step: loss, correct, pictures
+
+    @property
+    def score_name(self) -> str:
+        """The logged value that models are chosen by; the larger, the better."""
+        return "val/mean_average_precision" if self.multi_label else "val/accuracy"
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, height, width) → (B, classes)."""
@@ -92,15 +116,13 @@ class VisionTask(L.LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The share of this micro-batch in the step's mean cross-entropy."""
-        images, labels = batch
+        """The share of this micro-batch in the step's mean loss."""
+        images, targets = batch
         logits = self(images).float()
-        losses = F.cross_entropy(
-            logits, labels, reduction="none", label_smoothing=self.optim.label_smoothing
-        )
-        correct = (logits.detach().argmax(dim=1) == labels).sum()
-        seen = torch.tensor(float(len(labels)), device=losses.device)
-        sums = torch.stack([losses.detach().sum(), correct.float(), seen])
+        losses = self._loss(logits, targets)
+        right = correct(logits.detach(), targets, multi_label=self.multi_label).sum()
+        seen = torch.tensor(float(len(targets)), device=losses.device)
+        sums = torch.stack([losses.detach().sum(), right.float(), seen])
         self._sums = sums if self._sums is None else self._sums + sums
         if self.batch_size is None:
             return losses.mean()
@@ -117,11 +139,11 @@ class VisionTask(L.LightningModule):
         if sums is None or not log_is_due(self.trainer):
             return
         total = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        loss, correct, seen = total.tolist()
+        loss, right, seen = total.tolist()
         self._refuse_divergence("loss", loss)
         values = {
             "train/loss": loss / seen,
-            "train/accuracy": correct / seen,
+            "train/accuracy": right / seen,
             "train/lr": self._rate(self.global_step - 1),  # the update has been counted already
             "train/grad_norm": float(self._grad_norm),
         }
@@ -183,15 +205,21 @@ class VisionTask(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the validation's sums."""
         images, labels = batch
-        logits = self(images).float()
-        self.val_loss.update(F.cross_entropy(logits, labels), weight=len(labels))
-        accuracy = (logits.argmax(dim=1) == labels).float().mean()
-        self.val_accuracy.update(accuracy, weight=len(labels))
-        self.log("val/loss", self.val_loss, batch_size=len(labels))
-        self.log("val/accuracy", self.val_accuracy, batch_size=len(labels))
+        logits, size = self(images).float(), len(labels)
+        accuracy = correct(logits, labels, multi_label=self.multi_label).float().mean()
+        self.val_accuracy.update(accuracy, weight=size)
+        if self.multi_label:
+            loss = binary_cross_entropy(logits, labels.to(logits.dtype)).mean()
+            self.val_average_precision.update(logits, labels)
+            self.log("val/mean_average_precision", self.val_average_precision, batch_size=size)
+        else:
+            loss = F.cross_entropy(logits, labels)
+        self.val_loss.update(loss, weight=size)
+        self.log("val/loss", self.val_loss, batch_size=size)
+        self.log("val/accuracy", self.val_accuracy, batch_size=size)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Logits (B, classes) in float32 and the labels (B,), on the CPU."""
+        """Logits (B, classes) in float32 and the labels as they came, on the CPU."""
         images, labels = batch
         return self(images).float().cpu(), labels.cpu()
 
