@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import average_precision_score
 
 from vit_lightning.figures import (
     attention_figure,
@@ -17,6 +18,7 @@ from vit_lightning.figures import (
     confusion_figure,
     figure_array,
     pos_embed_figure,
+    precision_recall_figure,
     roc_figure,
     save_figure,
     short_name,
@@ -159,6 +161,48 @@ def test_roc_of_one_class_says_so() -> None:
     figure = roc_figure(np.zeros((2, 2)), np.array([1, 1]), ["a", "b"])
     assert "no curve" in texts(figure.axes[0])[0]
     assert_inside(figure)
+
+
+@pytest.mark.parametrize("num_classes", [3, 30])
+def test_precision_over_recall_encloses_the_average_precision(num_classes: int) -> None:
+    logits, _ = outputs(60, num_classes)
+    labels = (logits + np.random.default_rng(1).normal(size=logits.shape) > 1).astype(np.uint8)
+    labels[:, 2] = 0
+    figure = precision_recall_figure(logits, labels, [*LONG, *map(str, range(3, num_classes))])
+    assert_inside(figure)
+    (axes,) = figure.axes
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    expected = [
+        average_precision_score(labels[:, k], logits[:, k]) for k in range(num_classes) if k != 2
+    ]
+    if num_classes == 30:
+        assert legend[0] == f"mean of 29 classes: {np.mean(expected):.3f}"
+        return
+    assert [text.rpartition(": ")[2] for text in legend] == [
+        *(f"{area:.3f}" for area in expected),
+        "no pictures",
+    ]
+    for line, area in zip(axes.lines, expected, strict=False):
+        recall, precision = line.get_data()
+        assert np.trapezoid(precision, recall) == pytest.approx(area)
+
+
+def test_precision_without_labels_says_so() -> None:
+    figure = precision_recall_figure(
+        np.zeros((4, 2), np.float32), np.zeros((4, 2), int), ["a", "b"]
+    )
+    assert texts(figure.axes[0]) == ["no curve: no picture has a label"]
+
+
+def test_batch_of_mixed_pictures_and_of_several_labels() -> None:
+    labels = torch.tensor([[0.7, 0.3, 0.0], [0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    figure = batch_figure(torch.rand(4, 3, 8, 8), labels, ["ant", "bee", "a fairly long name"])
+    assert [axes.get_title() for axes in figure.axes] == [
+        "ant 0.70, bee 0.30",
+        "bee",
+        "ant, bee, +1",
+        "no label",
+    ]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
