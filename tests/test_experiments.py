@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vit_lightning.assemble import plan_steps
-from vit_lightning.data.transforms import Augmentation, Preprocessing
+from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.experiment import Experiment, load_experiment
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.models.presets import preset
@@ -64,9 +64,6 @@ def test_its_recipe_fits_its_data(path: Path) -> None:
     assert 2 <= plan.total_steps / plan.val_every_steps <= 50, "validations"
     config, data = _config(experiment), experiment.data
     Preprocessing(data.preprocessing or "paper", config.image_size, config.in_channels)
-    options = data.augmentation.model_dump()
-    options["crop"] = options["crop"] or "paper"
-    Augmentation(**options)
 
 
 def test_it_survives_the_run_folder(path: Path, tmp_path: Path) -> None:

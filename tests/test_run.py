@@ -16,7 +16,7 @@ import torch
 from run_files import read_events, read_rows, read_weights
 from vit_lightning import run as run_module
 from vit_lightning.assess import Assessment, evaluate
-from vit_lightning.data.transforms import TrainTransform
+from vit_lightning.data.views import TrainView
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import load_experiment
 from vit_lightning.factory import create_bundle, load_bundle, load_model, save_model
@@ -319,13 +319,13 @@ def test_preprocessing_of_the_weights_goes_into_the_run_and_out_again(
     tiny["model"] = {"name": None, "weights": str(tmp_path / "w.safetensors")}
     path = write(tiny, data={"preprocessing": chosen}, trainer={"max_steps": 1})
     crops = []
-    drawn = TrainTransform.__call__
+    drawn = TrainView.__call__
 
-    def draw(transform: TrainTransform, *args: Any) -> torch.Tensor:
-        crops.append(transform.augmentation.crop)
-        return drawn(transform, *args)
+    def draw(view: TrainView, *args: Any) -> Any:
+        crops.append(view.crop)
+        return drawn(view, *args)
 
-    monkeypatch.setattr(TrainTransform, "__call__", draw)
+    monkeypatch.setattr(TrainView, "__call__", draw)
     result = train(path)
     expected = known | geometry | {"image_size": [16, 16]}
     assert load_bundle(result.checkpoint).preprocessing == expected

@@ -9,7 +9,7 @@ import torch
 from vit_lightning.data.datamodule import EvalData, TrainData
 from vit_lightning.data.pictures import Splits
 from vit_lightning.data.sources import open_dataset
-from vit_lightning.data.transforms import Augmentation, Preprocessing, TrainTransform
+from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import Experiment
 from vit_lightning.factory import ModelBundle, create_bundle
@@ -99,7 +99,7 @@ def _refuse_other_head(bundle: ModelBundle, classes: tuple[str, ...]) -> None:
 
 
 def open_splits(experiment: Experiment) -> Splits:
-    """The pictures of an experiment."""
+    """The pictures of an experiment, decoded and kept as it says."""
     data = experiment.data
     return open_dataset(
         data.name,
@@ -113,21 +113,17 @@ def train_data(
     experiment: Experiment, splits: Splits, preprocessing: Preprocessing, num_steps: int
 ) -> TrainData:
     """The training stream and validation of an experiment."""
-    data = experiment.data
-    options = data.augmentation.model_dump(
-        include={"crop", "flip", "degrees", "translate", "scale"}
-    )
-    options["crop"] = options["crop"] or ("paper" if preprocessing.mode == "paper" else "modern")
+    if experiment.data.sampling == "balanced" and splits.multi_label:
+        raise InputError(
+            "data.sampling: balanced sampling is for pictures of one label each; set it to uniform"
+        )
     return TrainData(
         splits,
-        TrainTransform(preprocessing, Augmentation(**options)),
         preprocessing,
-        batch_size=data.batch_size,
-        eval_batch_size=data.eval_batch_size,
+        experiment.data,
         num_steps=num_steps,
         micro_batch=experiment.trainer.micro_batch,
         seed=experiment.seed,
-        workers=data.workers,
     )
 
 
@@ -144,8 +140,7 @@ def eval_data(
     if pictures is None:
         known = ", ".join(name for name, value in found.items() if value is not None)
         raise InputError(f"there is no split {split!r}: this data set has {known}")
-    data = experiment.data
-    return EvalData(pictures, preprocessing, batch_size=data.eval_batch_size, workers=data.workers)
+    return EvalData(pictures, preprocessing, experiment.data)
 
 
 def preprocessing_for(experiment: Experiment, bundle: ModelBundle) -> Preprocessing:
@@ -154,4 +149,11 @@ def preprocessing_for(experiment: Experiment, bundle: ModelBundle) -> Preprocess
     The geometry may be the experiment's; mean and std are always those that the weights know.
     """
     own, mode = preprocessing_of(bundle), experiment.data.preprocessing
-    return own if mode is None else own.in_mode(mode)
+    preprocessing = own if mode is None else own.in_mode(mode)
+    if preprocessing.mode == "paper" and experiment.data.decoding == "fast":
+        raise InputError(
+            "data.decoding: fast decodes at a reduced scale, which the paper's preprocessing, "
+            "without anti-aliasing, would show; set data.preprocessing to modern, or data.decoding "
+            "to full"
+        )
+    return preprocessing

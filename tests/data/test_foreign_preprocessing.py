@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from training_views import training_view
 from vit_lightning.data.crops import resized_crop
-from vit_lightning.data.transforms import Augmentation, Preprocessing, TrainTransform
+from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.errors import InputError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -169,19 +170,19 @@ def test_unnormalised_is_the_inverse(channels: int) -> None:
 def test_training_crops_have_the_filter_and_the_normalisation_of_the_weights(mode: Any) -> None:
     image = noise(60, 80)
     preprocessing = Preprocessing(mode, 16, 3, MEAN, STD, "bilinear")
-    view = TrainTransform(preprocessing, Augmentation(crop="modern", flip=False))
+    view = training_view(preprocessing, crop="modern", flip=False)
     result = preprocessing.unnormalised(view(image, np.random.default_rng(3))) * 255
     box = resized_crop(60, 80, np.random.default_rng(3))
     region = (box.left, box.top, box.left + box.width, box.top + box.height)
     expected = image.resize((16, 16), Image.Resampling.BILINEAR, region)
     assert np.abs(result.permute(1, 2, 0).numpy() - np.asarray(expected)).max() < 1e-3
-    plain = TrainTransform(preprocessing, Augmentation(crop="none", flip=False))
+    plain = training_view(preprocessing, crop="none", flip=False)
     assert torch.equal(plain(image, np.random.default_rng(0)), preprocessing(image))
 
 
 def test_law_of_the_crop_and_filter_of_the_preprocessing_are_two_things() -> None:
     image, size = noise(60, 80), (16, 16)
-    view = TrainTransform(Preprocessing("paper", size), Augmentation(crop="modern", flip=False))
+    view = training_view(Preprocessing("paper", size), crop="modern", flip=False)
     box = resized_crop(60, 80, np.random.default_rng(3))
     region = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
     result = view(image, np.random.default_rng(3))

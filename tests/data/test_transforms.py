@@ -7,10 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pydantic import ValidationError
 
+from training_views import View, training_view
 from vit_lightning.data.crops import original_crop, resized_crop
-from vit_lightning.data.transforms import Augmentation, Preprocessing, TrainTransform
+from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.errors import InputError
+from vit_lightning.settings import AugmentationSettings
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 PREPROCESS = ["up_32to48", "down_80x100to32", "mixed_50x37to40", "same_32", "down_97x61to24"]
@@ -27,10 +30,8 @@ def smooth(height: int, width: int) -> Image.Image:
     return Image.fromarray((127.5 + 120 * np.stack(waves, -1)).astype(np.uint8))
 
 
-def transform(
-    size: tuple[int, int] = (16, 16), mode: Any = "paper", **augmentation: Any
-) -> TrainTransform:
-    return TrainTransform(Preprocessing(mode, size), Augmentation(**augmentation))
+def transform(size: tuple[int, int] = (16, 16), mode: Any = "paper", **augmentation: Any) -> View:
+    return training_view(Preprocessing(mode, size), **augmentation)
 
 
 @pytest.mark.parametrize("name", PREPROCESS)
@@ -115,8 +116,8 @@ def test_impossible_preprocessing_is_refused(values: dict[str, Any]) -> None:
     "values", [{"crop": "random"}, {"degrees": -1}, {"translate": 2}, {"scale": 1.0}]
 )
 def test_impossible_augmentation_is_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=next(iter(values))):
-        Augmentation(**values)
+    with pytest.raises(ValidationError, match=next(iter(values))):
+        AugmentationSettings(**values)
 
 
 @pytest.mark.parametrize("name", ["32x32", "300x400", "500x333"])

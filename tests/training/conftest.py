@@ -8,10 +8,10 @@ import torch
 
 from vit_lightning.data.datamodule import TrainData
 from vit_lightning.data.pictures import ArrayPictures, Splits
-from vit_lightning.data.transforms import Augmentation, Preprocessing, TrainTransform
+from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.models.vit import VisionTransformer
-from vit_lightning.settings import OptimSettings
+from vit_lightning.settings import AugmentationSettings, DataSettings, OptimSettings
 from vit_lightning.training.task import VisionTask
 
 TINY = ViTConfig(
@@ -47,16 +47,15 @@ def splits() -> Splits:
 def make_data(splits: Splits) -> Callable[..., TrainData]:
     def make(num_steps: int, **options: int | None) -> TrainData:
         preprocessing = Preprocessing("paper", (16, 16), in_channels=1)
-        transform = TrainTransform(preprocessing, Augmentation(crop="none", degrees=5))
-        defaults: dict[str, int | None] = {"eval_batch_size": 4, "seed": 3, "workers": 0}
-        return TrainData(
-            splits,
-            transform,
-            preprocessing,
-            batch_size=BATCH,
-            num_steps=num_steps,
-            **(defaults | options),
+        settings = {"batch_size": BATCH, "eval_batch_size": 4, "workers": 0}
+        augmentation = AugmentationSettings(crop="none", degrees=5)
+        data = DataSettings(
+            name="digits",
+            augmentation=augmentation,
+            **settings | {key: options.pop(key) for key in settings if key in options},
         )
+        defaults: dict[str, int | None] = {"seed": 3}
+        return TrainData(splits, preprocessing, data, num_steps=num_steps, **defaults | options)
 
     return make
 

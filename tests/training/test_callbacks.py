@@ -101,7 +101,7 @@ def test_validation_outside_of_a_training_writes_nothing(
     settings = TrainerSettings(max_steps=1, accelerator="cpu", devices=1)
     with quiet_lightning():
         trainer = build_trainer(settings, precision="32", callbacks=[watch])
-        trainer.validate(make_task(1), make_data(1).val_dataloader(), verbose=False)
+        trainer.validate(make_task(1), datamodule=make_data(1), verbose=False)
     assert watch.writes == []
 
 

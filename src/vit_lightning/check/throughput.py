@@ -1,108 +1,91 @@
-"""How fast pictures are read, transformed, copied and computed, and which of these limits."""
+"""How fast pictures are read, copied to the device and computed, and which of these limits."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vit_lightning.check.sources import NamedSplit, Source
-from vit_lightning.data.pictures import Pictures
-from vit_lightning.data.transforms import Augmentation, Preprocessing, TrainTransform
+from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.data.views import TrainView
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import Experiment
+from vit_lightning.settings import AugmentationSettings
 
-_MOST_PICTURES = 64
+_MOST_PICTURES = 256
 _SECONDS = 2.0  # of each measurement
-_BATCH = 8
+_MOST_BATCH_ON_CPU, _MOST_BATCH = 8, 64
 _TRAINING_COST = 3.0  # of a step in forward passes: the backward pass is about two
 _DEFAULT_SIZE = 224
 
+Rates = dict[str, Any]
 
-def measure_throughput(source: Source, workers: int) -> dict[str, Any] | None:
+
+def measure_throughput(source: Source, workers: int) -> Rates | None:
     """Images per second of each stage, and what to change; None if no picture can be read.
 
     Without an experiment there is no model: pictures alone are timed, at 224 px.
 
     Returns:
-        ``read_per_core``, ``transform_per_core``, ``transfer`` (None without a GPU), ``forward``
-        and ``training`` (estimated; both None without an experiment), ``workers``, ``bottleneck``
-        (``pictures``, ``transfer``, ``model`` or None) and ``advice``.
+        ``decode_per_core`` (read, decoded and augmented as for a training), ``transfer`` (None
+        without a GPU), ``forward`` and ``training`` (estimated; both None without an experiment),
+        ``workers``, ``bottleneck`` (``pictures``, ``transfer``, ``model`` or None) and ``advice``.
     """
-    pictures = _sample(max(source.splits, key=_size).pictures)
-    if not pictures:
+    rates: Rates = {"workers": workers, "transfer": None, "forward": None, "training": None}
+    preprocessing = Preprocessing("modern", (_DEFAULT_SIZE, _DEFAULT_SIZE))
+    augmentation, why_no_model = AugmentationSettings(), "name an experiment file to time its model"
+    if source.experiment is not None:
+        augmentation = source.experiment.data.augmentation
+        try:
+            preprocessing = _measure_model(source.experiment, source.splits[0].classes, rates)
+        except InputError as error:  # the pictures are what was asked for
+            why_no_model = f"the model was not timed: {error}"
+    decode = _decode_rate(source, TrainView(preprocessing, augmentation))
+    if decode is None:
         return None
-    rates: dict[str, Any] = {"workers": workers, "transfer": None, "forward": None}
-    transform: Callable[[Image.Image], Tensor]
-    if source.experiment is None:
-        transform = Preprocessing("modern", (_DEFAULT_SIZE, _DEFAULT_SIZE))
-    else:
-        transform = _measure_model(source.experiment, source.splits[0].classes, rates)
-    rates["read_per_core"] = _rate(_loader(source), 1)
-    rates["transform_per_core"] = _rate(_each(pictures, transform), 1)
-    rates["training"] = rates["forward"] and rates["forward"] / _TRAINING_COST
-    rates["bottleneck"], rates["advice"] = _advice(rates, source.experiment)
+    rates["decode_per_core"] = decode
+    rates["bottleneck"], rates["advice"] = _advice(rates, source.experiment, why_no_model)
     return {key: _rounded(value) for key, value in rates.items()}
+
+
+def _decode_rate(source: Source, view: TrainView) -> float | None:
+    """Images per second that one core reads and augments; None if there are none."""
+    pictures = max(source.splits, key=_size).pictures
+    generator = np.random.default_rng(0)
+    spread = np.linspace(0, len(pictures) - 1, min(len(pictures), _MOST_PICTURES))
+    readable = [int(index) for index in spread.round()]
+    position = 0
+
+    def read() -> None:
+        nonlocal position
+        while readable:
+            index = readable[position % len(readable)]
+            try:
+                view(pictures.open(index), generator)
+            except InputError:  # said elsewhere
+                readable.remove(index)
+            else:
+                position += 1
+                return
+
+    with _one_thread():  # as each of the processes of a training has
+        rate = _rate(read, 1)
+    return rate if readable else None
 
 
 def _size(split: NamedSplit) -> int:
     return len(split.pictures)
 
 
-def _indices(pictures: Pictures) -> list[int]:
-    spread = np.linspace(0, len(pictures) - 1, min(len(pictures), _MOST_PICTURES))
-    return [int(index) for index in spread.round()]
-
-
-def _sample(pictures: Pictures) -> list[Image.Image]:
-    """Some of the pictures, spread over all; those that cannot be read are left out."""
-    found = []
-    for index in _indices(pictures):
-        try:
-            found.append(pictures.load(index))
-        except InputError:
-            continue
-    return found
-
-
-def _loader(source: Source) -> Callable[[], None]:
-    pictures = max(source.splits, key=_size).pictures
-    indices = _indices(pictures)
-    position = 0
-
-    def load() -> None:
-        nonlocal position
-        try:
-            pictures.load(indices[position % len(indices)])
-        except InputError:
-            pass  # said elsewhere
-        finally:
-            position += 1
-
-    return load
-
-
-def _each(
-    pictures: list[Image.Image], transform: Callable[[Image.Image], Tensor]
-) -> Callable[[], None]:
-    position = 0
-
-    def step() -> None:
-        nonlocal position
-        transform(pictures[position % len(pictures)])
-        position += 1
-
-    return step
-
-
-def _measure_model(
-    experiment: Experiment, classes: tuple[str, ...], rates: dict[str, Any]
-) -> Callable[[Image.Image], Tensor]:
-    """Time an experiment's model; returns what is done to its training pictures."""
+def _measure_model(experiment: Experiment, classes: tuple[str, ...], rates: Rates) -> Preprocessing:
+    """Time an experiment's model; returns what is done to its pictures."""
+    # Seconds, for Lightning.
     from vit_lightning.assemble import model_for, preprocessing_for
+    from vit_lightning.training.trainer import choose_precision
 
     settings = experiment.model
     if settings.name is not None or settings.embed_dim is not None:
@@ -113,28 +96,43 @@ def _measure_model(
     preprocessing = preprocessing_for(experiment, bundle)
     device = _device(experiment)
     model = bundle.model.to(device).eval()
-    batch = torch.zeros(_BATCH, preprocessing.in_channels, *preprocessing.image_size)
-    if device != "cpu":
-        rates["transfer"] = _rate(lambda: _synchronised(device, batch.to(device)), _BATCH)
-    batch = batch.to(device)
-    with torch.inference_mode():
-        rates["forward"] = _rate(lambda: _synchronised(device, model(batch)), _BATCH)
-    options = experiment.data.augmentation.model_dump()
-    options["crop"] = options["crop"] or ("paper" if preprocessing.mode == "paper" else "modern")
-    transform = TrainTransform(preprocessing, Augmentation(**options))
-    generator = np.random.default_rng(0)
-    return lambda picture: transform(picture, generator)
+    wanted = experiment.trainer.micro_batch or experiment.data.batch_size
+    count = min(wanted, _MOST_BATCH_ON_CPU if device.type == "cpu" else _MOST_BATCH)
+    shape = (count, *preprocessing.image_size, preprocessing.in_channels)
+    pixels = torch.zeros(shape, dtype=torch.uint8)
+    if device.type != "cpu":
+        rates["transfer"] = _rate(lambda: _finished(pixels.to(device)), count)
+    images = preprocessing.normalised(pixels.to(device).permute(0, 3, 1, 2))
+    precision = choose_precision(experiment.trainer)
+    dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    lower = torch.autocast(device.type, dtype, enabled=precision != "32")
+    with torch.inference_mode(), lower:
+        rates["forward"] = _rate(lambda: _finished(model(images)), count)
+    rates["training"] = rates["forward"] / _TRAINING_COST
+    return preprocessing
 
 
-def _device(experiment: Experiment) -> str:
+def _device(experiment: Experiment) -> torch.device:
+    found = torch.accelerator.current_accelerator(check_available=True)
     wanted = experiment.trainer.accelerator
-    return "cuda" if wanted in ("auto", "cuda") and torch.cuda.is_available() else "cpu"
+    return found if found is not None and wanted in ("auto", found.type) else torch.device("cpu")
 
 
-def _synchronised(device: str, result: Tensor) -> Tensor:
-    if device == "cuda":
-        torch.cuda.synchronize()
+def _finished(result: Tensor) -> Tensor:
+    """Wait for what was started."""
+    if result.device.type != "cpu":
+        torch.accelerator.synchronize()
     return result
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _rate(step: Callable[[], object], images: int) -> float:
@@ -148,27 +146,38 @@ def _rate(step: Callable[[], object], images: int) -> float:
     return images * count / elapsed
 
 
-def _advice(rates: dict[str, Any], experiment: Experiment | None) -> tuple[str | None, str]:
+def _advice(
+    rates: Rates, experiment: Experiment | None, why_no_model: str
+) -> tuple[str | None, str]:
     """What limits a training, and the setting to change."""
-    per_core = 1 / (1 / rates["read_per_core"] + 1 / rates["transform_per_core"])
-    pictures = per_core * max(rates["workers"], 1)
-    supply = f"{rates['workers']} processes can supply about {pictures:,.0f} images/s"
-    if experiment is None or rates["forward"] is None:
-        return None, f"{supply}; name an experiment file to compare its model with that"
+    processes = max(rates["workers"], 1)
+    pictures = rates["decode_per_core"] * processes
+    supply = f"{processes} {'process' if processes == 1 else 'processes'} can supply about "
+    supply += f"{pictures:,.0f} images/s"
+    if experiment is None or rates["training"] is None:
+        return None, f"{supply}; {why_no_model}"
     stages = {"pictures": pictures, "model": rates["training"]}
     if rates["transfer"] is not None:
         stages["transfer"] = rates["transfer"]
     slowest = min(stages, key=stages.__getitem__)
+    names = {"pictures": "the reading of pictures", "model": "the model", "transfer": "the copying"}
     changes = {
-        "pictures": "raise data.workers as far as there are cores, or scale the files down to "
-        "about twice model.image_size",
+        "pictures": _faster_pictures(experiment),
         "model": "lower model.image_size or take a smaller model.name, set trainer.precision "
         "to bf16-mixed where the hardware has it, or train on a GPU",
         "transfer": "raise data.batch_size and trainer.micro_batch, so that copies are larger",
     }
-    return slowest, f"{supply}; the bottleneck is the {slowest}: {changes[slowest]}".replace(
-        "is the pictures", "is the reading of pictures"
-    )
+    return slowest, f"{supply}; the bottleneck is {names[slowest]}: {changes[slowest]}"
+
+
+def _faster_pictures(experiment: Experiment) -> str:
+    data = experiment.data
+    ways = ["raise data.workers as far as there are cores"]
+    if data.cache is None:
+        ways.append("set data.cache to {}, which decodes every picture once")
+    if data.decoding == "full" and data.preprocessing == "modern":
+        ways.append('set data.decoding to "fast"')
+    return ", or ".join(ways)
 
 
 def _rounded(value: Any) -> Any:

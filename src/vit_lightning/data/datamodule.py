@@ -1,57 +1,26 @@
 """The Lightning data module: one endless training stream, evaluation without padding."""
 
 import os
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import lightning as L  # the project's own convention for its import
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from vit_lightning.data.batches import EvalDataset, RawBatch, TrainDataset
+from vit_lightning.data.draws import balanced_order
+from vit_lightning.data.loader import PictureLoader, StreamLoader
+from vit_lightning.data.mixing import Mixing, mix_pairs, soft_targets
 from vit_lightning.data.pictures import Pictures, Splits
-from vit_lightning.data.stream import EvalDataset, ShardSampler, StreamBatchSampler, TrainDataset
-from vit_lightning.data.transforms import Preprocessing, TrainTransform
+from vit_lightning.data.stream import ShardSampler, StreamBatchSampler
+from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.data.views import TrainView
+from vit_lightning.errors import InputError
+from vit_lightning.settings import DataSettings
 
 Batch = tuple[Tensor, Tensor]
-
-
-class StreamLoader(DataLoader[Batch]):
-    """A loader over a :class:`StreamBatchSampler` whose state is the step it has reached.
-
-    Lightning stores the state in every checkpoint and hands it back on resume. Counted are the
-    batches handed out, not those that workers have prepared ahead.
-
-    Attributes:
-        waited: seconds spent waiting for batches so far.
-    """
-
-    def __init__(self, dataset: TrainDataset, sampler: StreamBatchSampler, **options: Any) -> None:
-        super().__init__(dataset, batch_sampler=sampler, **options)  # type: ignore[arg-type]  # collated
-        self._stream = sampler
-        self._handed_out = 0
-        self.waited = 0.0
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Batches from the state's step on, timed."""
-        self._handed_out = self._stream.start_step * self._stream.micro_batches_per_step
-        batches = super().__iter__()
-        while True:
-            start = time.perf_counter()
-            batch = next(batches, None)
-            self.waited += time.perf_counter() - start
-            if batch is None:
-                return
-            self._handed_out += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """The next step: checkpoints are written between steps."""
-        return {"step": self._handed_out // self._stream.micro_batches_per_step}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Start the next iteration at the state's step."""
-        self._stream.start_step = state["step"]
 
 
 class EvalData(L.LightningDataModule):
@@ -60,37 +29,70 @@ class EvalData(L.LightningDataModule):
     Args:
         pictures: the split.
         preprocessing: of a picture.
-        batch_size: pictures of a batch, for each rank.
-        workers: loading processes; None for one per core, at most four.
+        settings: batch size, workers, what to do about unreadable pictures.
+
+    Attributes:
+        unreadable: indices of the pictures that this rank has left out so far.
     """
 
     def __init__(
-        self,
-        pictures: Pictures,
-        preprocessing: Preprocessing,
-        *,
-        batch_size: int,
-        workers: int | None = None,
+        self, pictures: Pictures, preprocessing: Preprocessing, settings: DataSettings
     ) -> None:
         super().__init__()
         self.pictures = pictures
         self.preprocessing = preprocessing
-        self.eval_batch_size = batch_size
-        self.workers = _default_workers() if workers is None else workers
+        self.settings = settings
+        self.workers = _default_workers() if settings.workers is None else settings.workers
+        self.unreadable: set[int] = set()
+        self._loaders: list[PictureLoader] = []
 
-    def predict_dataloader(self) -> DataLoader[Batch]:
+    @contextmanager
+    def naming_pictures(self) -> Iterator[None]:
+        """Answer the death of a loading process by the picture that it was reading.
+
+        torch raises it from a signal handler, wherever the main process happens to be.
+
+        Raises:
+            InputError: a loading process died, most often for want of memory.
+        """
+        try:
+            yield
+        except (RuntimeError, OSError, EOFError) as error:
+            words = [loader.last_words(error) for loader in self._loaders]
+            for said in filter(None, words):
+                raise InputError(said) from None
+            raise
+
+    def predict_dataloader(self) -> PictureLoader:
         """The pictures of this rank, in order."""
         return self._eval_loader()
 
-    def _eval_loader(self, **options: Any) -> DataLoader[Batch]:
+    def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Batch:
+        """Finish a batch where the model is: (images, targets)."""
+        self.unreadable.update(batch.unreadable.tolist())
+        return self._finished(batch)
+
+    def _finished(self, batch: RawBatch) -> Batch:
+        """Images (B, C, height, width), normalised; labels (B,), or (B, K) as float32."""
+        images = self.preprocessing.normalised(batch.pixels.permute(0, 3, 1, 2))
+        return images, batch.labels if batch.labels.dim() == 1 else batch.labels.float()
+
+    def _eval_loader(self, **options: Any) -> PictureLoader:
         rank, world_size = self._place()
-        return DataLoader(
-            EvalDataset(self.pictures, self.preprocessing),  # type: ignore[arg-type]  # collated
-            batch_size=self.eval_batch_size,
+        dataset = EvalDataset(
+            self.pictures,
+            self.preprocessing,
+            skip_unreadable=self.settings.on_bad_image == "skip",
+        )
+        loader = PictureLoader(
+            dataset,
+            batch_size=self.settings.eval_batch_size,
             sampler=ShardSampler(len(self.pictures), rank, world_size),
             **self._options(),
             **options,
         )
+        self._loaders.append(loader)
+        return loader
 
     def _place(self) -> tuple[int, int]:
         """Rank and number of ranks."""
@@ -106,47 +108,54 @@ class TrainData(EvalData):
 
     Args:
         splits: the pictures.
-        transform: of a training picture.
-        preprocessing: of a validation picture.
-        batch_size: pictures of an optimizer step over all ranks and micro-batches.
-        eval_batch_size: pictures of a validation batch, for each rank.
+        preprocessing: of a picture; the augmentation of the settings goes before it in training.
+        settings: batches, augmentation, sampling.
         num_steps: optimizer steps of the run.
         micro_batch: most pictures a rank holds at once, or None for no limit.
         seed: of order and augmentation.
-        workers: loading processes; None for one per core, at most four.
+
+    Attributes:
+        unreadable_in_training: indices of the training pictures that this rank has found so.
     """
 
     def __init__(
         self,
         splits: Splits,
-        transform: TrainTransform,
         preprocessing: Preprocessing,
+        settings: DataSettings,
         *,
-        batch_size: int,
-        eval_batch_size: int,
         num_steps: int,
         micro_batch: int | None = None,
         seed: int = 0,
-        workers: int | None = None,
     ) -> None:
-        super().__init__(splits.val, preprocessing, batch_size=eval_batch_size, workers=workers)
+        super().__init__(splits.val, preprocessing, settings)
         self.splits = splits
-        self.transform = transform
-        self.batch_size = batch_size
         self.num_steps = num_steps
         self.micro_batch = micro_batch
         self.seed = seed
+        options = settings.augmentation
+        self.mixing = (
+            Mixing(options.mixup, options.cutmix, options.mix_probability)
+            if (options.mixup or options.cutmix) and options.mix_probability
+            else None
+        )
+        self.unreadable_in_training: set[int] = set()
 
     def stream(self, rank: int, world_size: int) -> StreamBatchSampler:
         """The order in which one of several ranks reads the training pictures."""
+        labels = self.splits.train.labels
+        balanced = self.settings.sampling == "balanced"
         return StreamBatchSampler(
             len(self.splits.train),
-            batch_size=self.batch_size,
+            batch_size=self.settings.batch_size,
             num_steps=self.num_steps,
             seed=self.seed,
             rank=rank,
             world_size=world_size,
             micro_batch=self.micro_batch,
+            repeats=self.settings.augmentation.repeats,
+            pairs=self.mixing is not None,
+            order=partial(balanced_order, self.seed, labels=labels) if balanced else None,
         )
 
     def check_ranks(self, world_size: int) -> None:
@@ -162,12 +171,32 @@ class TrainData(EvalData):
 
     def train_dataloader(self) -> StreamLoader:
         """The stream of this rank; a resumed run starts where its checkpoint says."""
-        dataset = TrainDataset(self.splits.train, self.transform, self.seed)
-        return StreamLoader(dataset, self.stream(*self._place()), **self._options())
+        dataset = TrainDataset(
+            self.splits.train,
+            TrainView(self.preprocessing, self.settings.augmentation),
+            self.seed,
+            mixing=self.mixing,
+            skip_unreadable=self.settings.on_bad_image == "skip",
+        )
+        loader = StreamLoader(dataset, self.stream(*self._place()), **self._options())
+        self._loaders.append(loader)
+        return loader
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> PictureLoader:
         """The validation pictures of this rank; the workers stay for the next validation."""
         return self._eval_loader(persistent_workers=self.workers > 0)
+
+    def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Batch:
+        """Finish a batch where the model is: (images, labels or, where mixed, soft targets)."""
+        if self.trainer is None or not self.trainer.training:
+            return super().on_after_batch_transfer(batch, dataloader_idx)
+        self.unreadable_in_training.update(batch.unreadable.tolist())
+        images, targets = self._finished(batch)
+        if self.mixing is None:
+            return images, targets
+        if targets.dim() == 1:
+            targets = soft_targets(targets, len(self.splits.classes))
+        return mix_pairs(images, targets, batch.mixing)
 
 
 def _default_workers() -> int:

@@ -70,8 +70,7 @@ def balanced_order(seed: int, epoch: int, labels: NDArray[Any]) -> NDArray[np.in
             "balanced sampling needs one label per picture, and these pictures have several: set "
             "data.sampling to uniform"
         )
-    classes, sizes = np.unique(labels, return_counts=True)
-    members = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
+    classes, members = _by_class(labels)
     starts = _class_positions(seed, len(labels), len(classes), epoch)
     ends = _class_positions(seed, len(labels), len(classes), epoch + 1)
     samples = [
@@ -109,25 +108,40 @@ def read_before(order: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def hold_out(
-    labels: NDArray[np.int64], fraction: float, seed: int
+    labels: NDArray[Any], fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split samples by class into those kept and those held out.
 
     Of a class with n samples, ``round(fraction * n)`` are held out, but at least one (if n > 1)
-    and at most n - 1: a class with a single sample stays where the training sees it.
+    and at most n - 1: a class with a single sample stays where the training sees it. A sample of
+    several classes counts for the rarest of them, and those of none count for one more class.
 
     Args:
-        labels: (N,) class of every sample.
+        labels: (N,) class of every sample, or (N, K) with 1 for each of the K classes it has.
         fraction: share to hold out, in (0, 1).
         seed: of the choice.
 
     Returns:
         Indices kept and indices held out, each ascending.
     """
+    if labels.ndim == 2:
+        labels = _rarest(labels)
     held = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    for label, members in zip(*_by_class(labels), strict=True):
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         order = _order(_philox(seed, _HOLD_OUT, int(label)), len(members))
         held[members[order[:count]]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _by_class(labels: NDArray[Any]) -> tuple[NDArray[Any], list[NDArray[np.int64]]]:
+    """The classes that have samples, and of each the indices of its samples, all ascending."""
+    classes, sizes = np.unique(labels, return_counts=True)
+    return classes, np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
+
+
+def _rarest(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """(N, K) several classes of every sample → (N,) the one with the fewest samples; K for none."""
+    by_rarity = np.argsort(np.sum(labels, axis=0, dtype=np.int64), kind="stable")
+    first: NDArray[np.int64] = by_rarity[np.argmax(labels[:, by_rarity], axis=1)]
+    return np.where(np.any(labels, axis=1), first, labels.shape[1])

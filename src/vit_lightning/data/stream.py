@@ -1,31 +1,33 @@
-"""One endless stream of training batches, and the data sets that are read through it.
+"""One endless stream of training batches: which samples, in which order, on which rank.
 
 Position p = step × batch_size + i of the stream is sample ``perm(seed, epoch)[p mod N]`` of epoch
 p div N, as the original's ``repeat().shuffle().batch()`` reads: batches are always full and cross
 epochs. A position says everything, so that a run resumes from its step alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
-from vit_lightning.data.draws import epoch_permutation, sample_generator
-from vit_lightning.data.pictures import Pictures
-from vit_lightning.data.transforms import Preprocessing, TrainTransform
+from vit_lightning.data.draws import epoch_permutation
 from vit_lightning.errors import InputError
 
-Sample = tuple[int, int]  # epoch, index
+Sample = tuple[int, int, int]  # epoch, index, copy
+Order = Callable[[int], NDArray[np.int64]]
 
 
 class StreamBatchSampler(Sampler[list[Sample]]):
     """The share of one rank in the stream, cut into micro-batches.
 
     A step's batch is cut into ``world_size × micro_batches_per_step`` contiguous chunks whose
-    sizes differ by at most one; the chunks of a rank follow each other. Together they are exactly
-    the batch, whatever the numbers of ranks and micro-batches.
+    sizes differ by at most one (with ``pairs`` by one pair); the chunks of a rank follow each
+    other. Together they are exactly the batch, whatever the numbers of ranks and micro-batches.
+
+    With ``repeats`` a batch holds ``batch_size / repeats`` samples of the stream, all of them once,
+    then all of them again: neighbours are different pictures (repeated augmentation, Hoffer et al.
+    2020). An epoch's pictures then last ``repeats`` times as long.
 
     Args:
         size: pictures in the training set.
@@ -36,6 +38,9 @@ class StreamBatchSampler(Sampler[list[Sample]]):
         world_size: number of processes.
         micro_batch: the most samples that one process takes at once, or None for all its share.
         start_step: where iteration begins; the steps before are taken as done.
+        repeats: copies of a sample in a batch, each augmented in its own way.
+        pairs: never cut between positions 2k and 2k + 1 of a batch, which are mixed.
+        order: epoch → (size,) indices; by default a permutation for each epoch.
 
     Raises:
         InputError: the numbers do not go together.
@@ -52,6 +57,9 @@ class StreamBatchSampler(Sampler[list[Sample]]):
         world_size: int = 1,
         micro_batch: int | None = None,
         start_step: int = 0,
+        repeats: int = 1,
+        pairs: bool = False,
+        order: Order | None = None,
     ):
         if size < 1:
             raise InputError("the training set has no pictures")
@@ -70,20 +78,36 @@ class StreamBatchSampler(Sampler[list[Sample]]):
         self.rank = rank
         self.world_size = world_size
         self.start_step = start_step
-        most = world_size * (micro_batch or batch_size)
-        self._micro_batches_per_step = -(-batch_size // most)
+        self.repeats = repeats
+        self._unit = 2 if pairs else 1
+        self._check_multiples(micro_batch)
+        most = world_size * ((micro_batch or batch_size) // self._unit)
+        self._micro_batches_per_step = -(-(batch_size // self._unit) // most)
         self._check_chunks(micro_batch)
-        self._order_epoch = -1
-        self._order: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._order = order or (lambda epoch: epoch_permutation(seed, epoch, size))
+        self._orders: dict[int, NDArray[np.int64]] = {}
+
+    def _check_multiples(self, micro_batch: int | None) -> None:
+        if self.batch_size % self.repeats:
+            raise InputError(
+                f"batch_size {self.batch_size} must be a multiple of augmentation.repeats "
+                f"({self.repeats}), as it holds each of its pictures so often"
+            )
+        if self.batch_size % self._unit or (micro_batch is not None and micro_batch < self._unit):
+            raise InputError(
+                f"mixup and cutmix mix pairs: batch_size ({self.batch_size}) must be even, and "
+                f"micro_batch ({micro_batch}) at least 2"
+            )
 
     def _check_chunks(self, micro_batch: int | None) -> None:
         chunks = self.world_size * self.micro_batches_per_step
-        if chunks > self.batch_size:
+        if chunks * self._unit > self.batch_size:
             choice = "" if micro_batch is None else f", or a micro_batch above {micro_batch}"
+            of_what = " of whole pairs" if self._unit > 1 else ""
             raise InputError(
-                f"batch_size {self.batch_size} cannot be cut into {chunks} parts "
+                f"batch_size {self.batch_size} cannot be cut into {chunks} parts{of_what} "
                 f"({self.world_size} ranks × {self.micro_batches_per_step} micro-batches): choose "
-                f"a batch_size of at least {chunks}{choice}"
+                f"a batch_size of at least {chunks * self._unit}{choice}"
             )
 
     @property
@@ -96,73 +120,28 @@ class StreamBatchSampler(Sampler[list[Sample]]):
         return self.num_steps * self.micro_batches_per_step
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        """Yield the samples of each micro-batch of this rank as (epoch, index)."""
-        per_step = self.micro_batches_per_step
+        """Yield the samples of each micro-batch of this rank."""
+        per_step, units = self.micro_batches_per_step, self.batch_size // self._unit
         chunks = self.world_size * per_step
         for step in range(self.start_step, self.num_steps):
             for chunk in range(self.rank * per_step, (self.rank + 1) * per_step):
-                first = chunk * self.batch_size // chunks
-                last = (chunk + 1) * self.batch_size // chunks
-                yield self._samples(step * self.batch_size + first, step * self.batch_size + last)
+                first = chunk * units // chunks * self._unit
+                last = (chunk + 1) * units // chunks * self._unit
+                yield [self._sample(step, place) for place in range(first, last)]
 
-    def _samples(self, first: int, last: int) -> list[Sample]:
-        """The samples at positions ``first`` to ``last`` (exclusive) of the stream."""
-        samples: list[Sample] = []
-        while first < last:
-            epoch, offset = divmod(first, self.size)
-            if epoch != self._order_epoch:
-                self._order_epoch = epoch
-                self._order = epoch_permutation(self.seed, epoch, self.size)
-            taken = self._order[offset : offset + last - first].tolist()
-            samples += [(epoch, index) for index in taken]
-            first += len(taken)
-        return samples
+    def _sample(self, step: int, place: int) -> Sample:
+        """The sample at one place of a step's batch."""
+        distinct = self.batch_size // self.repeats
+        copy, offset = divmod(place, distinct)
+        epoch, position = divmod(step * distinct + offset, self.size)
+        return epoch, int(self._order_of(epoch)[position]), copy
 
-
-class TrainDataset(Dataset[tuple[Tensor, int]]):
-    """Augmented pictures by (epoch, index): a pure function of these and the seed.
-
-    Args:
-        pictures: the training split.
-        transform: picture and generator → (C, H, W).
-        seed: of the augmentation, in [0, 2**64).
-    """
-
-    def __init__(self, pictures: Pictures, transform: TrainTransform, seed: int):
-        self.pictures = pictures
-        self.transform = transform
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, sample: Sample) -> tuple[Tensor, int]:
-        """(C, H, W) in [-1, 1] and the label; PictureError names a picture that cannot be read."""
-        epoch, index = sample
-        generator = sample_generator(self.seed, epoch, index)
-        pixels = self.transform(self.pictures.load(index), generator)
-        return pixels, int(self.pictures.labels[index])
-
-
-class EvalDataset(Dataset[tuple[Tensor, int]]):
-    """Pictures by index, as an evaluation sees them.
-
-    Args:
-        pictures: any split.
-        preprocessing: picture → (C, H, W).
-    """
-
-    def __init__(self, pictures: Pictures, preprocessing: Preprocessing):
-        self.pictures = pictures
-        self.preprocessing = preprocessing
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """(C, H, W) in [-1, 1] and the label; PictureError names a picture that cannot be read."""
-        pixels = self.preprocessing(self.pictures.load(index))
-        return pixels, int(self.pictures.labels[index])
+    def _order_of(self, epoch: int) -> NDArray[np.int64]:
+        if epoch not in self._orders:
+            if len(self._orders) > self.batch_size // self.size + 1:  # a batch may lie in several
+                del self._orders[min(self._orders)]
+            self._orders[epoch] = self._order(epoch)
+        return self._orders[epoch]
 
 
 class ShardSampler(Sampler[int]):

@@ -1,4 +1,9 @@
-"""From a picture to what the model takes: (channels, height, width) float32, normalised."""
+"""From a picture to what the model takes, in two steps.
+
+``pixels``, where pictures are read: a part of the picture at the model's size, in [0, 255].
+``normalised``, where the model is: float32, scaled and shifted for each channel. Between them lies
+the way to the device, on which 8-bit pixels are a quarter of the bytes.
+"""
 
 import math
 import reprlib
@@ -13,14 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vit_lightning.data.crops import original_crop, resized_crop
+from vit_lightning.data.pictures import OpenPicture, Region, WholePicture
 from vit_lightning.errors import InputError
 from vit_lightning.models.config import Size, as_size
 
 Mode = Literal["paper", "modern", "crop", "squash"]
 Interpolation = Literal["bilinear", "bicubic"]
-Crop = Literal["paper", "modern", "none"]
-Region = tuple[float, float, float, float]  # left, top, right, bottom in pixels, as Pillow has it
+Pixels = NDArray[np.uint8] | NDArray[np.float32]  # (height, width, channels) in [0, 255]
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _LEAST_STD = 1e-6
@@ -93,22 +97,41 @@ class Preprocessing:
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """Any picture → (in_channels, height, width), normalised."""
+        pixels = self.pixels(WholePicture(picture))
+        return self.normalised(torch.from_numpy(pixels).permute(2, 0, 1))
+
+    def pixels(self, picture: OpenPicture) -> Pixels:
+        """What the model sees of a picture: (height, width, in_channels) in [0, 255].
+
+        uint8, but float32 for ``paper``, whose interpolated values are not rounded.
+        """
         if self.mode in ("crop", "squash"):
-            return self._normalised(_pixels(self._centre(picture)))
-        return self.resized(picture, self._seen(picture))
+            return _array(self._centre(picture))
+        return self.region(picture, self._seen(picture.size))
+
+    def region(self, picture: OpenPicture, region: Region) -> Pixels:
+        """A region of a picture, resized by the filter of this mode; returns as ``pixels``."""
+        image, region = picture.part(region, self.image_size)
+        if self.mode == "paper":
+            levels = torch.from_numpy(_array(self._colours(image.crop(region))))
+            planes = levels.permute(2, 0, 1)[None].float().contiguous()
+            planes = F.interpolate(planes, self.image_size, mode="bilinear", align_corners=False)
+            return planes[0].permute(1, 2, 0).numpy()
+        return _array(self._filtered(image, self.image_size, region))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """(..., in_channels, height, width) in [0, 255], of any type → float32, normalised.
+
+        Not divided by 255 first: (pixels - 127.5) / 127.5, which is the original's, stays exact.
+        """
+        images = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        mean, std = (self._channels(values).to(images) for values in (self.mean, self.std))
+        return images.sub_(mean * 255).div_(std * 255)
 
     def __str__(self) -> str:
         fraction = "" if self.crop_fraction == 1 else f" of the central {self.crop_fraction:g}"
         mean, std = (", ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
         return f"{self.mode}{fraction}, {self.interpolation}, mean {mean}, std {std}"
-
-    def resized(self, picture: Image.Image, region: Region) -> Tensor:
-        """A region of a picture, resized by the filter of this mode; returns as ``__call__``."""
-        if self.mode == "paper":
-            pixels = _pixels(self._colours(picture.crop(region)))[None]
-            pixels = F.interpolate(pixels, self.image_size, mode="bilinear", align_corners=False)
-            return self._normalised(pixels[0])
-        return self._normalised(_pixels(self._filtered(picture, self.image_size, region)))
 
     def unnormalised(self, images: Tensor) -> Tensor:
         """The inverse of the normalisation: (..., in_channels, height, width) → in [0, 1]."""
@@ -121,7 +144,9 @@ class Preprocessing:
         In the picture's own proportions, its longer side ``side`` pixels; grey for a model of one
         channel. A map over the model's patches covers exactly this part.
         """
-        left, top, right, bottom = (round(edge) for edge in self._seen(picture))
+        left, top, right, bottom = (
+            round(edge) for edge in self._seen((picture.height, picture.width))
+        )
         picture = picture.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
         scale = side / max(picture.size)
         width, height = (max(round(length * scale), 1) for length in picture.size)
@@ -134,32 +159,36 @@ class Preprocessing:
             return self
         return Preprocessing(mode, self.image_size, self.in_channels, self.mean, self.std)
 
-    def _seen(self, picture: Image.Image) -> Region:
-        """The part of a picture that reaches the model."""
+    def _seen(self, size: Size) -> Region:
+        """The part of a picture of ``size`` that reaches the model."""
+        height, width = size
         if self.mode == "paper":
-            return 0, 0, picture.width, picture.height
+            return 0, 0, width, height
         if self.mode == "modern":
-            return _central_region(picture, self.image_size)
-        full_height, full_width = full = self._full_size(picture)
+            return _central_region(size, self.image_size)
+        full_height, full_width = full = self._full_size(size)
         left, top, right, bottom = _centre_box(full, self.image_size)
-        x, y = picture.width, picture.height  # multiplied first: what is whole stays exact
+        # Multiplied first: what is whole stays exact.
         return (
-            left * x / full_width,
-            top * y / full_height,
-            right * x / full_width,
-            bottom * y / full_height,
+            left * width / full_width,
+            top * height / full_height,
+            right * width / full_width,
+            bottom * height / full_height,
         )
 
-    def _centre(self, picture: Image.Image) -> Image.Image:
+    def _centre(self, picture: OpenPicture) -> Image.Image:
         """The centre of the resized picture, of ``crop`` and ``squash``."""
-        full = self._full_size(picture)
+        height, width = picture.size
+        full = self._full_size(picture.size)
         if full[0] * full[1] > _MOST_PIXELS:
             # A sliver. This is the same but for rounding to whole levels, and costs no memory.
-            return self._filtered(picture, self.image_size, self._seen(picture))
-        return self._filtered(picture, full).crop(_centre_box(full, self.image_size))
+            image, region = picture.part(self._seen(picture.size), self.image_size)
+            return self._filtered(image, self.image_size, region)
+        image, region = picture.part((0, 0, width, height), full)
+        return self._filtered(image, full, region).crop(_centre_box(full, self.image_size))
 
-    def _full_size(self, picture: Image.Image) -> Size:
-        """(height, width) that ``crop`` and ``squash`` resize the whole picture to.
+    def _full_size(self, size: Size) -> Size:
+        """(height, width) that ``crop`` and ``squash`` resize a whole picture of ``size`` to.
 
         Never less than ``image_size``, so that nothing has to be padded.
         """
@@ -167,29 +196,20 @@ class Preprocessing:
         if self.mode == "squash":
             return height, width
         if height == width:  # torchvision's Resize, which cuts off what is behind the point ...
-            longer = int(height * max(picture.size) / min(picture.size))
-            return (longer, width) if picture.height > picture.width else (height, longer)
+            longer = int(height * max(size) / min(size))
+            return (longer, width) if size[0] > size[1] else (height, longer)
         # ... and timm's, for other shapes, which rounds it.
-        ratio = min(picture.height / height, picture.width / width)
-        return round(picture.height / ratio), round(picture.width / ratio)
+        ratio = min(size[0] / height, size[1] / width)
+        return round(size[0] / ratio), round(size[1] / ratio)
 
-    def _filtered(
-        self, picture: Image.Image, size: Size, region: Region | None = None
-    ) -> Image.Image:
-        """A region of a picture, or all of it, at ``size``: rounded to 8 bits and clamped."""
+    def _filtered(self, picture: Image.Image, size: Size, region: Region) -> Image.Image:
+        """A region of a picture at ``size``: rounded to 8 bits and clamped."""
         height, width = size
         return self._colours(picture).resize((width, height), _FILTERS[self.interpolation], region)
 
     def _colours(self, picture: Image.Image) -> Image.Image:
         mode = "L" if self.in_channels == 1 else "RGB"
         return picture if picture.mode == mode else picture.convert(mode)
-
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        """(in_channels, height, width) in [0, 255], normalised.
-
-        Not divided by 255 first: (pixels - 127.5) / 127.5, which is the original's, stays exact.
-        """
-        return (pixels - self._channels(self.mean) * 255) / (self._channels(self.std) * 255)
 
     def _channels(self, values: tuple[float, ...]) -> Tensor:
         """Mean or std of the model's channels, (in_channels, 1, 1)."""
@@ -220,104 +240,20 @@ class Preprocessing:
             ) from None
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """How a training picture is varied: crop, then affine jitter, then flip.
-
-    Args:
-        crop: ``paper`` and ``modern`` draw a region by the original's or the usual law (see
-            ``crops``), which is resized by the filter of the preprocessing; ``none`` takes the
-            view of the evaluation.
-        flip: mirror left and right with probability one half.
-        degrees: rotation, uniform in [-degrees, degrees].
-        translate: shift along each axis as a fraction of the picture, uniform in
-            [-translate, translate].
-        scale: zoom factor, uniform in [1 - scale, 1 + scale].
-    """
-
-    crop: Crop = "paper"
-    flip: bool = True
-    degrees: float = 0.0
-    translate: float = 0.0
-    scale: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_choice("the crop of augmentation", self.crop, get_args(Crop))
-        for name, limit in (("degrees", 180.0), ("translate", 1.0), ("scale", 0.9)):
-            if not 0 <= getattr(self, name) <= limit:
-                raise InputError(
-                    f"augmentation.{name} must lie in [0, {limit:g}], got {getattr(self, name)!r}"
-                )
+def _array(picture: Image.Image) -> NDArray[np.uint8]:
+    """A picture → (height, width, channels)."""
+    pixels = np.array(picture)
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
-@dataclass(frozen=True)
-class TrainTransform:
-    """A picture as the training sees it.
-
-    Args:
-        preprocessing: size, channels, filter, normalisation and, without a random crop, the view.
-        augmentation: the variations.
-    """
-
-    preprocessing: Preprocessing
-    augmentation: Augmentation
-
-    def __call__(self, picture: Image.Image, generator: np.random.Generator) -> Tensor:
-        """A picture → (in_channels, height, width), normalised; all chance is ``generator``'s."""
-        pixels = self._crop(picture, generator)
-        options = self.augmentation
-        if options.degrees or options.translate or options.scale:
-            pixels = _jitter(pixels, options, generator)
-        if options.flip and generator.random() < 0.5:
-            pixels = pixels.flip(-1)
-        return pixels
-
-    def _crop(self, picture: Image.Image, generator: np.random.Generator) -> Tensor:
-        mode = self.augmentation.crop
-        if mode == "none":
-            return self.preprocessing(picture)
-        law = original_crop if mode == "paper" else resized_crop
-        box = law(picture.height, picture.width, generator)
-        region = (box.left, box.top, box.left + box.width, box.top + box.height)
-        return self.preprocessing.resized(picture, region)
-
-
-def _jitter(pixels: Tensor, options: Augmentation, generator: np.random.Generator) -> Tensor:
-    """Rotate, shift and zoom (C, H, W); what comes in from outside repeats the edge."""
-    _, height, width = pixels.shape
-    angle = math.radians(generator.uniform(-options.degrees, options.degrees))
-    shift_x, shift_y = generator.uniform(-options.translate, options.translate, size=2)
-    zoom = generator.uniform(1 - options.scale, 1 + options.scale)
-    cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
-    # Maps a place in the result to one in the source, in units of half the picture's sides.
-    theta = torch.tensor(
-        [
-            [cos, sin * height / width, 2 * shift_x],
-            [-sin * width / height, cos, 2 * shift_y],
-        ],
-        dtype=torch.float32,
-    )
-    grid = F.affine_grid(theta[None], [1, *pixels.shape], align_corners=False)
-    sampled = F.grid_sample(
-        pixels[None], grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
-    return sampled[0]
-
-
-def _pixels(picture: Image.Image) -> Tensor:
-    """A picture → (C, H, W) float32 in [0, 255]."""
-    pixels = np.asarray(picture, dtype=np.float32)
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
-
-
-def _central_region(picture: Image.Image, size: Size) -> Region:
-    """The largest central region with the aspect ratio of ``size`` (height, width)."""
+def _central_region(full: Size, size: Size) -> Region:
+    """The largest central region of a picture of ``full`` with the aspect ratio of ``size``."""
     height, width = size
-    scale = min(picture.height / height, picture.width / width)  # picture pixels per target pixel
-    region_height = min(height * scale, picture.height)
-    region_width = min(width * scale, picture.width)
-    left = (picture.width - region_width) / 2
-    top = (picture.height - region_height) / 2
+    scale = min(full[0] / height, full[1] / width)  # picture pixels per target pixel
+    region_height = min(height * scale, full[0])
+    region_width = min(width * scale, full[1])
+    left = (full[1] - region_width) / 2
+    top = (full[0] - region_height) / 2
     return left, top, left + region_width, top + region_height
 
 

@@ -1,0 +1,235 @@
+"""Batches on their way to the device: assembled in place by the workers, as few bytes as can be.
+
+A worker writes each picture at once into its place in the batch, which lies in shared memory; the
+process that trains gets the batch without a copy, and normalises it where the model is.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from vit_lightning.data.draws import pair_generator, sample_generator
+from vit_lightning.data.mixing import Mixing
+from vit_lightning.data.pictures import PictureError, Pictures
+from vit_lightning.data.stream import Sample
+from vit_lightning.data.transforms import Pixels, Preprocessing
+from vit_lightning.data.views import TrainView
+from vit_lightning.errors import InputError
+
+_DRAWS = 5  # numbers that say how a pair is mixed
+
+
+class RawBatch(NamedTuple):
+    """A batch before the device has finished it.
+
+    Args:
+        pixels: (B, height, width, C) in [0, 255], uint8 or float32.
+        labels: (B,) int64, or (B, K) uint8 of pictures with several labels.
+        mixing: (B/2, 5) how neighbours are mixed; (0, 5) if they are not.
+        unreadable: (U,) int64, the pictures left out or replaced because they cannot be read.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    mixing: Tensor
+    unreadable: Tensor
+
+
+class UnderWay:
+    """Which picture each worker is reading, visible to the process that started them.
+
+    Where a worker is killed, this is all that can still be known.
+
+    Args:
+        workers: loading processes.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._slots = _shared(torch.full((max(workers, 1), 2), -1, dtype=torch.int64))
+
+    def slot(self) -> NDArray[np.int64]:
+        """(2,) this process' number and, to be written, the picture it reads."""
+        worker = get_worker_info()
+        slot: NDArray[np.int64] = self._slots[worker.id if worker else 0].numpy()
+        slot[0] = os.getpid()
+        return slot
+
+    def of(self, pids: Sequence[int]) -> list[int]:
+        """What the processes ``pids`` were reading, as far as is known."""
+        return [index for pid, index in self._slots.tolist() if pid in pids and index >= 0]
+
+
+class _BatchInPlace:
+    """Pixels of a batch, in shared memory where a worker assembles them."""
+
+    def __init__(self, count: int, preprocessing: Preprocessing) -> None:
+        self._shape = (count, *preprocessing.image_size, preprocessing.in_channels)
+        self._storage = torch.empty(0, dtype=torch.uint8)
+        self._filled = 0
+
+    def add(self, pixels: Pixels) -> None:
+        """Write the next picture: (height, width, C)."""
+        if not self._filled:
+            dtype = torch.uint8 if pixels.dtype == np.uint8 else torch.float32
+            self._storage = torch.empty(self._shape, dtype=dtype)
+            if get_worker_info() is not None:
+                _shared(self._storage)
+            self._array = self._storage.numpy()
+        self._array[self._filled] = pixels
+        self._filled += 1
+
+    def pixels(self) -> Tensor:
+        """(B, height, width, C) of the pictures added so far."""
+        if not self._filled:
+            return torch.empty((0, *self._shape[1:]), dtype=torch.uint8)
+        return self._storage[: self._filled]
+
+
+class TrainDataset(Dataset[RawBatch]):
+    """Augmented pictures by (epoch, index, copy): a pure function of these and the seed.
+
+    Args:
+        pictures: the training split.
+        view: picture and generator → pixels.
+        seed: of the augmentation, in [0, 2**64).
+        mixing: how neighbours are mixed, if they are.
+        skip_unreadable: take the next picture that can be read for one that cannot.
+
+    Attributes:
+        under_way: where it is told which picture is being read; the loader makes its own.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        view: TrainView,
+        seed: int,
+        *,
+        mixing: Mixing | None = None,
+        skip_unreadable: bool = False,
+    ):
+        self.pictures = pictures
+        self.view = view
+        self.seed = seed
+        self.mixing = mixing
+        self.skip_unreadable = skip_unreadable
+        self.under_way = UnderWay(0)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitems__(self, samples: Sequence[Sample]) -> RawBatch:
+        """The batch of these samples.
+
+        Raises:
+            PictureError: names a picture that cannot be read.
+        """
+        batch = _BatchInPlace(len(samples), self.view.preprocessing)
+        slot = self.under_way.slot()
+        unreadable: list[int] = []
+        indices = [self._add(batch, sample, slot, unreadable) for sample in samples]
+        slot[1] = -1
+        draws = np.empty((0, _DRAWS), dtype=np.float32)
+        if self.mixing is not None:
+            size = self.view.preprocessing.image_size
+            firsts = [pair_generator(self.seed, *sample) for sample in samples[::2]]
+            draws = np.stack([self.mixing.draw(generator, size) for generator in firsts])
+        return RawBatch(
+            batch.pixels(),
+            _labels(self.pictures, indices),
+            torch.from_numpy(draws),
+            torch.tensor(unreadable, dtype=torch.int64),
+        )
+
+    def _add(
+        self, batch: _BatchInPlace, sample: Sample, slot: NDArray[np.int64], unreadable: list[int]
+    ) -> int:
+        """Put a sample into the batch; returns the index of the picture that it shows."""
+        epoch, index, copy = sample
+        for instead in range(len(self.pictures)):
+            candidate = (index + instead) % len(self.pictures)
+            generator = sample_generator(self.seed, epoch, index, copy)
+            slot[1] = candidate
+            try:
+                batch.add(self.view(self.pictures.open(candidate), generator))
+            except PictureError:
+                if not self.skip_unreadable:
+                    raise
+                unreadable.append(candidate)
+            else:
+                return candidate
+        raise InputError("none of the training pictures can be read: vit check tells why")
+
+
+class EvalDataset(Dataset[RawBatch]):
+    """Pictures by index, as an evaluation sees them.
+
+    Args:
+        pictures: any split.
+        preprocessing: picture → pixels.
+        skip_unreadable: leave out what cannot be read.
+
+    Attributes:
+        under_way: where it is told which picture is being read; the loader makes its own.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        preprocessing: Preprocessing,
+        *,
+        skip_unreadable: bool = False,
+    ):
+        self.pictures = pictures
+        self.preprocessing = preprocessing
+        self.skip_unreadable = skip_unreadable
+        self.under_way = UnderWay(0)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitems__(self, indices: Sequence[int]) -> RawBatch:
+        """The batch of these pictures.
+
+        Raises:
+            PictureError: names a picture that cannot be read.
+        """
+        batch = _BatchInPlace(len(indices), self.preprocessing)
+        slot = self.under_way.slot()
+        kept, unreadable = [], []
+        for index in indices:
+            slot[1] = index
+            try:
+                batch.add(self.preprocessing.pixels(self.pictures.open(index)))
+                kept.append(index)
+            except PictureError:
+                if not self.skip_unreadable:
+                    raise
+                unreadable.append(index)
+        slot[1] = -1
+        return RawBatch(
+            batch.pixels(),
+            _labels(self.pictures, kept),
+            torch.empty((0, _DRAWS)),
+            torch.tensor(unreadable, dtype=torch.int64),
+        )
+
+
+def as_is(batch: RawBatch) -> RawBatch:
+    """The batch, for loaders that want to assemble one."""
+    return batch
+
+
+def _shared(tensor: Tensor) -> Tensor:
+    """The tensor, moved to memory that other processes see."""
+    return tensor.share_memory_()  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _labels(pictures: Pictures, indices: Sequence[int]) -> Tensor:
+    return torch.from_numpy(pictures.labels[np.asarray(indices, dtype=np.int64)])

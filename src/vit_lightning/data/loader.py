@@ -1,0 +1,86 @@
+"""Loaders over batches that are assembled by the workers themselves."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+from torch.utils.data import DataLoader
+
+from vit_lightning.data.batches import EvalDataset, RawBatch, TrainDataset, UnderWay, as_is
+from vit_lightning.data.stream import StreamBatchSampler
+
+# torch's words: "DataLoader worker (pid 12) is killed by signal: Killed." and "DataLoader
+# worker(s) (pid(s) 12, 13) exited unexpectedly".
+_DEAD_WORKER = re.compile(r"DataLoader worker.*?\(pid(?:\(s\))? ([\d, ]+)\)")
+
+
+class PictureLoader(DataLoader[RawBatch]):
+    """A loader that knows which picture each worker is reading."""
+
+    def __init__(self, dataset: TrainDataset | EvalDataset, **options: Any) -> None:
+        # torch knows no data sets that assemble their batches themselves, only how to use them.
+        assemble = cast(Callable[[list[RawBatch]], RawBatch], as_is)
+        super().__init__(dataset, collate_fn=assemble, **options)
+        self._source = dataset
+        dataset.under_way = UnderWay(self.num_workers)
+
+    def last_words(self, error: Exception) -> str | None:
+        """What to say about an error if it is the death of one of this loader's workers."""
+        said = str(error)
+        if not isinstance(error, RuntimeError):
+            # What the dead worker had promised to send did not come: its death is told at once.
+            try:
+                time.sleep(0.2)
+            except RuntimeError as told:
+                said = str(told)
+        found = _DEAD_WORKER.search(said)
+        if found is None:
+            return None
+        pids = [int(pid) for pid in found[1].split(",")]
+        names = [self._source.pictures.name(index) for index in self._source.under_way.of(pids)]
+        if not names:
+            return None
+        return (
+            f"a loading process died while it read {' and '.join(names)} ({said.splitlines()[0]}). "
+            f"Most often memory is short: lower data.workers (now {self.num_workers}); or the "
+            f"picture breaks its decoder: try data.workers=0 to see, or remove it"
+        )
+
+
+class StreamLoader(PictureLoader):
+    """A loader over a :class:`StreamBatchSampler` whose state is the step it has reached.
+
+    Lightning stores the state in every checkpoint and hands it back on resume. Counted are the
+    batches handed out, not those that workers have prepared ahead.
+
+    Attributes:
+        waited: seconds spent waiting for batches so far.
+    """
+
+    def __init__(self, dataset: TrainDataset, sampler: StreamBatchSampler, **options: Any) -> None:
+        super().__init__(dataset, batch_sampler=sampler, **options)
+        self._stream = sampler
+        self._handed_out = 0
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[RawBatch]:  # type: ignore[override]
+        """Batches from the state's step on, timed."""
+        self._handed_out = self._stream.start_step * self._stream.micro_batches_per_step
+        batches = super().__iter__()
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - start
+            if batch is None:
+                return
+            self._handed_out += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The next step: checkpoints are written between steps."""
+        return {"step": self._handed_out // self._stream.micro_batches_per_step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Start the next iteration at the state's step."""
+        self._stream.start_step = state["step"]
