@@ -23,8 +23,9 @@ def add_weights_command(commands: Any) -> None:
 
 def _list(_: argparse.Namespace) -> None:
     from vit_lightning.checkpoints import hub
-    from vit_lightning.checkpoints.cache import cache_folder, list_cached
+    from vit_lightning.checkpoints.cache import list_cached
     from vit_lightning.download import size_text
+    from vit_lightning.files import cache_folder
 
     entries = list_cached()
     width = max((len(entry.name) for entry in entries), default=0)

@@ -1,9 +1,18 @@
-"""Writing files so that a crash never leaves half of one behind."""
+"""Where files are kept, and how they are written so that a crash never leaves half of one."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """What can be had again is kept here: $VIT_LIGHTNING_CACHE, else in the user's cache folder."""
+    own = os.environ.get("VIT_LIGHTNING_CACHE")
+    if own:
+        return Path(own).expanduser()
+    users = os.environ.get("XDG_CACHE_HOME")
+    return (Path(users) if users else Path.home() / ".cache") / "vit-lightning"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_lightning.data.folder import read_split
+from vit_lightning.data.listing import list_split
 from vit_lightning.data.pictures import EXTENSIONS, PictureFiles, Pictures, Splits
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import Experiment, load_experiment
@@ -111,10 +111,10 @@ def _folder(root: Path) -> Source:
 
 
 def _named(root: Path, name: str, folder: Path, notes: list[str]) -> NamedSplit:
-    split = read_split(root, folder)
-    classes = split.classes or {folder.name: _loose(root, folder)}
-    names = [picture for pictures in classes.values() for picture in pictures]
-    labels = np.repeat(np.arange(len(classes)), [len(pictures) for pictures in classes.values()])
+    split = list_split(root, folder)
+    names = split.names if split.classes else _loose(root, folder)
+    classes = split.classes or {folder.name: len(names)}
+    labels = np.repeat(np.arange(len(classes)), list(classes.values()))
     skipped = dict(split.skipped) if split.classes else {}
     if skipped:
         counts = ", ".join(f"{count} {what}" for what, count in sorted(skipped.items()))

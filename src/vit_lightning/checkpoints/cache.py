@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from vit_lightning.checkpoints.official import OfficialWeights, find_official
 from vit_lightning.checkpoints.repository import WEIGHTS, is_ours
 from vit_lightning.download import part_files
 from vit_lightning.errors import InputError
-from vit_lightning.files import write_text
+from vit_lightning.files import cache_folder, write_text
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, HFCacheInfo
@@ -45,15 +44,6 @@ class Cached:
     size: int
     where: Literal["vit-lightning", "hub"]
     complete: bool = True
-
-
-def cache_folder() -> Path:
-    """Where fetched weights are kept: $VIT_LIGHTNING_CACHE, else vit-lightning in the user's."""
-    own = os.environ.get("VIT_LIGHTNING_CACHE")
-    if own:
-        return Path(own).expanduser()
-    users = os.environ.get("XDG_CACHE_HOME")
-    return (Path(users) if users else Path.home() / ".cache") / "vit-lightning"
 
 
 def official_path(row: OfficialWeights) -> Path:

@@ -1,13 +1,11 @@
 """The user's own pictures: a folder with one folder per class."""
 
-import os
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from vit_lightning.data.draws import hold_out
+from vit_lightning.data.listing import SplitListing, list_pictures
 from vit_lightning.data.pictures import EXTENSIONS, PictureFiles, Splits, count_notes
 from vit_lightning.errors import InputError
 
@@ -17,29 +15,21 @@ _LAYOUT = (
 )
 
 
-@dataclass
-class SplitFolder:
-    """What lies in the folder of one split."""
-
-    folder: Path
-    classes: dict[str, list[str]] = field(default_factory=dict)  # class → paths below the root
-    skipped: Counter[str] = field(default_factory=Counter)  # extension → files
-
-
 def open_folder(root: Path, *, val_fraction: float | None, seed: int) -> Splits:
     """Open a folder of pictures by class.
 
     ``root`` holds ``train/CLASS``, ``val/CLASS`` and perhaps ``test/CLASS``, or the classes
     themselves. Where there is no ``val``, ``val_fraction`` of the training pictures is held out,
     by class. Folders inside a class belong to it; hidden files and files without a picture's
-    extension are skipped. Order and split are functions of the file names and ``seed``.
+    extension are skipped, and of links that lead in circles no more than one round is read. Order
+    and split are functions of the file names and ``seed``.
 
     Raises:
         InputError: all that is wrong with the folder, at once.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; {_LAYOUT}")
-    found = {name: read_split(root, folder) for name, folder in _split_folders(root).items()}
+    found = list_pictures(root, _split_folders(root))
     problems = _problems(found, val_fraction)
     if problems:
         raise InputError("\n  ".join([f"{root} cannot be used as a data set:", *problems]))
@@ -64,36 +54,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
     return present or {"train": root}
 
 
-def read_split(root: Path, folder: Path) -> SplitFolder:
-    """List the pictures of one split, ``folder``, which lies below ``root`` or is it."""
-    split = SplitFolder(folder)
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            split.classes[entry.name] = _pictures_below(root, entry, split.skipped)
-        else:
-            split.skipped["files outside a class folder"] += 1
-    return split
-
-
-def _pictures_below(root: Path, folder: Path, skipped: Counter[str]) -> list[str]:
-    names = []
-    for here, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        prefix = Path(here).relative_to(root).as_posix()
-        for file in files:
-            extension = "." + file.rpartition(".")[2].lower()
-            if file.startswith("."):
-                continue
-            if extension in EXTENSIONS:
-                names.append(f"{prefix}/{file}")
-            else:
-                skipped[extension if "." in file else "files without an extension"] += 1
-    return sorted(names)
-
-
-def _problems(found: dict[str, SplitFolder], val_fraction: float | None) -> list[str]:
+def _problems(found: dict[str, SplitListing], val_fraction: float | None) -> list[str]:
     problems = []
     train = found["train"]
     if not train.classes:
@@ -104,13 +65,13 @@ def _problems(found: dict[str, SplitFolder], val_fraction: float | None) -> list
             f"{_LAYOUT}"
         )
     for split in found.values():
-        for name, pictures in split.classes.items():
+        for name, count in split.classes.items():
             if name not in train.classes:
                 problems.append(
                     f"{split.folder / name}: this class is not in {train.folder}; add it there, "
                     "or remove it here"
                 )
-            elif not pictures:
+            elif not count:
                 problems.append(
                     f"{split.folder / name} holds no pictures ({' '.join(sorted(EXTENSIONS))}); "
                     "add some, or remove the folder"
@@ -130,10 +91,10 @@ def _problems(found: dict[str, SplitFolder], val_fraction: float | None) -> list
     return problems
 
 
-def _as_files(root: Path, classes: tuple[str, ...], split: SplitFolder) -> PictureFiles:
-    names = [name for label in classes for name in split.classes.get(label, [])]
-    counts = [len(split.classes.get(label, [])) for label in classes]
-    return PictureFiles(root, names, np.repeat(np.arange(len(classes)), counts))
+def _as_files(root: Path, classes: tuple[str, ...], split: SplitListing) -> PictureFiles:
+    # A split lists its classes in the same order, those that it has.
+    counts = [split.classes.get(label, 0) for label in classes]
+    return PictureFiles(root, split.names, np.repeat(np.arange(len(classes)), counts))
 
 
 def _hold_out(
@@ -147,12 +108,15 @@ def _hold_out(
     return everything.subset(kept), everything.subset(held)
 
 
-def _notes(found: dict[str, SplitFolder]) -> list[str]:
+def _notes(found: dict[str, SplitListing]) -> list[str]:
     notes = []
     for split in found.values():
         if split.skipped:
             counts = ", ".join(f"{count} {what}" for what, count in sorted(split.skipped.items()))
             notes.append(f"skipped in {split.folder}, as no pictures of a class: {counts}")
+        if split.unfollowed:
+            shown = ", ".join(split.unfollowed[:5]) + (", …" if len(split.unfollowed) > 5 else "")
+            notes.append(f"not followed, as the folder is read already: {shown}")
     return notes
 
 
@@ -160,8 +124,8 @@ def _missing_notes(classes: tuple[str, ...], files: dict[str, PictureFiles]) -> 
     """Classes of train that another split lacks: allowed, but their figures will be empty."""
     notes = []
     for name, pictures in files.items():
-        present = set(pictures.labels.tolist())
-        missing = [label for i, label in enumerate(classes) if i not in present]
+        present = np.bincount(pictures.labels, minlength=len(classes))
+        missing = [label for label, count in zip(classes, present, strict=True) if not count]
         if missing:
             shown = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
             notes.append(f"{name} has no pictures of {len(missing)} classes: {shown}")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vit_lightning.data.names import PackedNames
 from vit_lightning.errors import InputError
 from vit_lightning.models.config import Size
 
@@ -99,13 +100,23 @@ class PictureFiles:
 
     Args:
         root: the folder.
-        names: paths relative to ``root``, with forward slashes.
+        names: paths relative to ``root``, with forward slashes; kept packed.
         labels: (N,) class of every picture.
     """
 
     root: Path
     names: Sequence[str]
     labels: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.names, PackedNames):
+            object.__setattr__(self, "names", PackedNames.pack(self.names))
+
+    @property
+    def packed(self) -> PackedNames:
+        """The names, as they are kept."""
+        assert isinstance(self.names, PackedNames)
+        return self.names
 
     def __len__(self) -> int:
         return len(self.names)
@@ -124,8 +135,7 @@ class PictureFiles:
 
     def subset(self, indices: NDArray[np.int64]) -> "PictureFiles":
         """The pictures at ``indices``, in that order."""
-        names = [self.names[index] for index in indices]
-        return PictureFiles(self.root, names, self.labels[indices])
+        return PictureFiles(self.root, self.packed.subset(indices), self.labels[indices])
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,9 +209,16 @@ class Splits:
 
 def _digest(pictures: Pictures) -> dict[str, Any]:
     digest = hashlib.sha256(np.ascontiguousarray(pictures.labels).tobytes())
-    for index in range(len(pictures)):
-        digest.update(pictures.name(index).encode("utf-8", "surrogateescape") + b"\0")
+    for names in _names(pictures).chunks():
+        digest.update(names)
     return {"count": len(pictures), "sha256": digest.hexdigest()}
+
+
+def _names(pictures: Pictures) -> PackedNames:
+    packed = getattr(pictures, "packed", None)
+    if isinstance(packed, PackedNames):
+        return packed
+    return PackedNames.pack(pictures.name(index) for index in range(len(pictures)))
 
 
 def count_notes(classes: tuple[str, ...], **splits: Pictures) -> list[str]:
