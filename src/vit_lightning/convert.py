@@ -181,7 +181,11 @@ def _write(target: _Target, bundle: ModelBundle, path: Path) -> None:
     if not target.beside:
         return
     description = describe_as(
-        bundle.model.config, bundle.classes, bundle.preprocessing, bundle.origin
+        bundle.model.config,
+        bundle.classes,
+        bundle.preprocessing,
+        bundle.origin,
+        multi_label=bundle.multi_label,
     )
     try:
         values = {DESCRIPTION_KEY: description, HASH_KEY: file_hash(path)}
@@ -271,6 +275,7 @@ def _write_safetensors(bundle: ModelBundle, path: Path) -> None:
         bundle.classes,
         bundle.preprocessing,
         bundle.origin,
+        multi_label=bundle.multi_label,
     )
 
 
@@ -289,7 +294,7 @@ def _write_huggingface(bundle: ModelBundle, path: Path) -> None:
     dialect = HUGGINGFACE if config.num_classes else HUGGINGFACE_BACKBONE
     view = _library_view(bundle)
     files = {
-        "config.json": huggingface_config(config, bundle.classes),
+        "config.json": huggingface_config(config, bundle.classes, multi_label=bundle.multi_label),
         "preprocessor_config.json": huggingface_processor(config, view),
     }
     _write_folder(bundle, path, dialect, "huggingface", files)
@@ -315,6 +320,7 @@ def _write_folder(
             bundle.preprocessing,
             bundle.origin,
             layout=layout,
+            multi_label=bundle.multi_label,
         )
         for name, values in files.items():
             write_json(temporary / name, values)
@@ -340,6 +346,16 @@ def _library_view(bundle: ModelBundle) -> dict[str, Any]:
         "interpolation": given.interpolation,
         "crop_fraction": given.crop_fraction,
     }
+
+
+def _about_timm(bundle: ModelBundle) -> tuple[str, ...]:
+    if not bundle.multi_label:
+        return _about_timms_view(bundle)
+    return (
+        *_about_timms_view(bundle),
+        "a picture has any number of classes, which timm's configuration cannot say: the sigmoid "
+        "of each output is its probability, not the softmax over all",
+    )
 
 
 def _about_timms_view(bundle: ModelBundle) -> tuple[str, ...]:
@@ -368,7 +384,7 @@ def _and(words: Sequence[str]) -> str:
 
 _TARGETS: dict[str, _Target] = {
     "google": _Target(".npz", _write_google, beside=True),
-    "timm": _Target(None, _write_timm, notes=_about_timms_view),
+    "timm": _Target(None, _write_timm, notes=_about_timm),
     "huggingface": _Target(None, _write_huggingface, notes=_about_huggingfaces_view),
     "torchvision": _Target(".pth", _write_torchvision, beside=True),
     "safetensors": _Target(".safetensors", _write_safetensors),

@@ -41,6 +41,8 @@ class ModelBundle:
         source: what the weights were called, or the preset's name or "config" for a fresh model.
         located: where the weights were found; None for a fresh model.
         dialect: whose names and layout they had; None for a fresh model.
+        multi_label: whether a picture has any number of classes, each a yes or no by the sigmoid
+            of its output, instead of one by the softmax over all.
     """
 
     model: VisionTransformer
@@ -51,6 +53,7 @@ class ModelBundle:
     source: str
     located: Located | None = None
     dialect: str | None = None
+    multi_label: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -193,6 +196,8 @@ def save_model(
     classes: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     origin: Mapping[str, Any] | None = None,
+    *,
+    multi_label: bool = False,
 ) -> None:
     """Write a model, whole or not at all, in the format of the suffix.
 
@@ -203,6 +208,7 @@ def save_model(
         classes: name of each output of the head.
         preprocessing: how pictures become the model's input; plain JSON types.
         origin: the run and the data set it was trained on; plain JSON types; not in a ``.npz``.
+        multi_label: whether a picture has any number of classes.
 
     Raises:
         InputError: another suffix, more or fewer class names than classes, or what a
@@ -213,9 +219,10 @@ def save_model(
     if classes is not None and len(classes) != config.num_classes:
         raise InputError(f"{len(classes)} class names for a model of {config.num_classes} classes")
     if path.suffix == ".safetensors":
-        save_safetensors(path, model.state_dict(), config, classes, preprocessing, origin)
+        told = (classes, preprocessing, origin)
+        save_safetensors(path, model.state_dict(), config, *told, multi_label=multi_label)
     elif path.suffix == ".npz":
-        _check_sayable(config, classes, preprocessing)
+        _check_sayable(config, classes, preprocessing, multi_label=multi_label)
         pairs = write_state(GOOGLE.rows, model.state_dict(), config.num_heads)
         write_npz(path, ((key, _to_numpy(tensor)) for key, tensor in pairs))
     else:
@@ -236,15 +243,17 @@ def _load(file: WeightsFile, target: ViTConfig, *, reset_head: bool) -> ModelBun
     model.load_state_dict(state, assign=True)
     report = report.with_dropped(file.training_state, "training state, not weights")
     description = file.description
+    headed = not reset_head and bool(target.num_classes)
     return ModelBundle(
         model,
-        None if reset_head or not target.num_classes else description.classes,
+        description.classes if headed else None,
         description.preprocessing,
         description.origin,
         replace(report, notes=(*file.notes, *_about_channels(file, target))),
         file.source,
         file.located,
         file.dialect,
+        headed and description.multi_label,
     )
 
 
@@ -346,7 +355,11 @@ def _check_pre_logits(file: WeightsFile) -> None:
 
 
 def _check_sayable(
-    config: ViTConfig, classes: Sequence[str] | None, preprocessing: Mapping[str, Any] | None
+    config: ViTConfig,
+    classes: Sequence[str] | None,
+    preprocessing: Mapping[str, Any] | None,
+    *,
+    multi_label: bool,
 ) -> None:
     """Refuse to write a ``.npz`` that would be read as another model."""
     google = LIMITS["google"]
@@ -363,6 +376,7 @@ def _check_sayable(
         unsaid.append("pool 'none', which would be taken for that of the class token")
     unsaid += ["class names"] if classes is not None else []
     unsaid += ["preprocessing"] if preprocessing is not None else []
+    unsaid += ["that a picture has any number of classes"] if multi_label else []
     if unsaid:
         raise InputError(
             f"Google's .npz layout cannot say {', '.join(unsaid)}; write a .safetensors"

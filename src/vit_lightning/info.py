@@ -113,7 +113,8 @@ def _preprocessing(file: WeightsFile) -> str:
 
 def _classes(file: WeightsFile) -> str:
     count, names = file.config.num_classes, file.description.classes
+    several = ", any number in a picture" if file.description.multi_label else ""
     if names is None:
-        return f"{count}, not named" if count else "none, the model gives features"
+        return f"{count}{several}, not named" if count else "none, the model gives features"
     more = ", ..." if len(names) > _MOST_CLASSES else ""
-    return f"{count}: {', '.join(names[:_MOST_CLASSES])}{more}"
+    return f"{count}{several}: {', '.join(names[:_MOST_CLASSES])}{more}"

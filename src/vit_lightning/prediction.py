@@ -29,7 +29,8 @@ class Prediction:
     Args:
         path: the picture.
         classes: the most probable classes, most probable first.
-        probabilities: of these classes, in [0, 1].
+        probabilities: of these classes, in [0, 1]. The softmax of the model's outputs, whose sum
+            over all classes is 1; for a model of any number of classes the sigmoid of each.
     """
 
     path: Path
@@ -68,7 +69,8 @@ def predict(
     autocast = torch.autocast(device, torch.bfloat16, enabled=bfloat16)
     for batch, images in _batches(files, preprocessing_of(bundle)):
         with torch.inference_mode(), exact_convolutions(), autocast:
-            probabilities = network(images.to(device)).float().softmax(dim=1).cpu()
+            logits = network(images.to(device)).float()
+        probabilities = (logits.sigmoid() if bundle.multi_label else logits.softmax(dim=1)).cpu()
         best = probabilities.topk(min(top, len(names)), dim=1)
         for path, values, indices in zip(batch, *(part.tolist() for part in best), strict=True):
             chosen = tuple(names[index] for index in indices)

@@ -132,7 +132,7 @@ def test_damaged_descriptions(tmp_path: Path, metadata: dict[str, str], message:
 
 
 @pytest.mark.parametrize("junk", [None, True, 3, 2.5, "x", [], ["x"], {}, {"x": 1}])
-@pytest.mark.parametrize("field", ["config", "classes", "preprocessing", "origin"])
+@pytest.mark.parametrize("field", ["config", "classes", "preprocessing", "origin", "multi_label"])
 def test_anything_may_stand_in_a_description(field: str, junk: Any) -> None:
     values = describe_as(CONFIG, CLASSES, PREPROCESSING, ORIGIN) | {field: junk}
     fits = junk is None if field == "classes" else junk is None or isinstance(junk, dict)

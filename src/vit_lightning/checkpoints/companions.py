@@ -28,6 +28,7 @@ _HF_ACTIVATIONS: Mapping[str, Activation] = {
     "gelu_python": "gelu",
     "gelu_python_tanh": "gelu_tanh",
 }
+_HF_SEVERAL_LABELS = "multi_label_classification"
 _TIMM_POOLS = {"token": "token", "avg": "gap", "": "none"}
 # Arguments of timm's VisionTransformer that do not make another function of it at its own size:
 _TIMM_HARMLESS = frozenset(
@@ -63,6 +64,7 @@ class Hints:
         preprocessing: plain values of a preprocessing, without its size, or None.
         image_size: pixels of the pictures, or None.
         notes: what is not had here, and what replaced it.
+        multi_label: whether a picture has any number of classes.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -70,6 +72,7 @@ class Hints:
     preprocessing: Mapping[str, Any] | None = None
     image_size: Size | None = None
     notes: tuple[str, ...] = ()
+    multi_label: bool = False
 
 
 def read_hints(companions: Mapping[str, Path]) -> Hints:
@@ -163,7 +166,8 @@ def _from_huggingface(config: dict[str, Any], processor: dict[str, Any] | None) 
         if classes and all(name == f"LABEL_{index}" for index, name in enumerate(classes)):
             classes = None  # what is written where nobody gave names
     preprocessing, notes = (None, ()) if processor is None else huggingface_view(processor)
-    return Hints(fields, classes, preprocessing, _size(config.get("image_size")), notes)
+    several = config.get("problem_type") == _HF_SEVERAL_LABELS
+    return Hints(fields, classes, preprocessing, _size(config.get("image_size")), notes, several)
 
 
 def _check_huggingface_settings(config: Mapping[str, Any]) -> None:
@@ -273,14 +277,16 @@ def _timm_view(config: ViTConfig, preprocessing: Mapping[str, Any] | None) -> di
     }
 
 
-def huggingface_config(config: ViTConfig, classes: Sequence[str] | None) -> dict[str, Any]:
+def huggingface_config(
+    config: ViTConfig, classes: Sequence[str] | None, *, multi_label: bool = False
+) -> dict[str, Any]:
     """The ``config.json`` of transformers' ViT; the caller refuses what it cannot express."""
     names = list(classes) if classes is not None else None
     if names is None:
         names = [f"LABEL_{index}" for index in range(config.num_classes)]
     square = config.image_size[0] == config.image_size[1]
     square_patch = config.patch_size[0] == config.patch_size[1]
-    return {
+    values: dict[str, Any] = {
         "architectures": ["ViTForImageClassification" if config.num_classes else "ViTModel"],
         "model_type": "vit",
         "hidden_size": config.embed_dim,
@@ -301,6 +307,7 @@ def huggingface_config(config: ViTConfig, classes: Sequence[str] | None) -> dict
         "label2id": {name: index for index, name in enumerate(names)},
         "dtype": "float32",
     }
+    return values | ({"problem_type": _HF_SEVERAL_LABELS} if multi_label else {})
 
 
 def huggingface_processor(config: ViTConfig, preprocessing: Mapping[str, Any]) -> dict[str, Any]:

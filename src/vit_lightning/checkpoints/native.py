@@ -40,12 +40,15 @@ class Description:
         classes: name of each output of the head, or None.
         preprocessing: how pictures become the model's input, JSON-plain, or None.
         origin: the run and the data set it was trained on, JSON-plain, or None.
+        multi_label: whether a picture has any number of classes, each a yes or no by the sigmoid
+            of its output, instead of one by the softmax over all.
     """
 
     config: ViTConfig
     classes: tuple[str, ...] | None = None
     preprocessing: dict[str, Any] | None = None
     origin: dict[str, Any] | None = None
+    multi_label: bool = False
 
 
 def save_safetensors(
@@ -56,6 +59,8 @@ def save_safetensors(
     preprocessing: Mapping[str, Any] | None = None,
     origin: Mapping[str, Any] | None = None,
     layout: str = NATIVE_LAYOUT,
+    *,
+    multi_label: bool = False,
 ) -> None:
     """Write weights and all that is needed to use them, whole or not at all.
 
@@ -67,11 +72,12 @@ def save_safetensors(
         preprocessing: how pictures become the model's input; plain JSON types.
         origin: the run and the data set it was trained on; plain JSON types.
         layout: whose names ``state`` has.
+        multi_label: whether a picture has any number of classes.
 
     Raises:
         InputError: the file cannot be written, as when the disk is full.
     """
-    description = describe_as(config, classes, preprocessing, origin)
+    description = describe_as(config, classes, preprocessing, origin, multi_label=multi_label)
     metadata = {
         "format": "pt",  # what Hugging Face's readers look for
         FORMAT_KEY: str(_FORMAT_VERSION),
@@ -93,6 +99,8 @@ def describe_as(
     classes: Sequence[str] | None,
     preprocessing: Mapping[str, Any] | None,
     origin: Mapping[str, Any] | None,
+    *,
+    multi_label: bool = False,
 ) -> dict[str, Any]:
     """The plain values that :func:`describe` reads."""
     return {
@@ -100,6 +108,7 @@ def describe_as(
         "classes": None if classes is None else list(classes),
         "preprocessing": None if preprocessing is None else dict(preprocessing),
         "origin": None if origin is None else dict(origin),
+        "multi_label": multi_label,
     }
 
 
@@ -116,7 +125,7 @@ def describe_safetensors(path: str | Path, metadata: Mapping[str, str]) -> Descr
             f"{path} is in version {metadata[FORMAT_KEY]} of the format, this package reads "
             f"{_FORMAT_VERSION}; install the version that wrote it"
         )
-    fields = ("config", "classes", "preprocessing", "origin")
+    fields = ("config", "classes", "preprocessing", "origin", "multi_label")
     try:
         values = {key: json.loads(metadata.get(key, "null")) for key in fields}
     except (ValueError, RecursionError) as error:
@@ -147,7 +156,7 @@ def describe(path: str | Path, values: Mapping[str, Any]) -> Description:
         InputError: they do not describe a model.
     """
     classes, preprocessing = values.get("classes"), values.get("preprocessing")
-    origin = values.get("origin")
+    origin, multi_label = values.get("origin"), values.get("multi_label")
     try:
         config = ViTConfig.from_dict(values["config"])
     except InputError as error:
@@ -168,8 +177,10 @@ def describe(path: str | Path, values: Mapping[str, Any]) -> Description:
         raise InputError(f"{path}: its origin is not a table of words")
     if origin is not None and not isinstance(origin.get("data", {}), dict):
         raise InputError(f"{path}: the data of its origin is not a table of fingerprints")
+    if multi_label is not None and not isinstance(multi_label, bool):
+        raise InputError(f"{path}: its multi_label is neither true nor false")
     try:
         json.dumps([preprocessing, origin], allow_nan=False)  # as it is when written again
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: its preprocessing or origin is no plain JSON") from error
-    return Description(config, classes, preprocessing, origin)
+    return Description(config, classes, preprocessing, origin, bool(multi_label))

@@ -263,7 +263,8 @@ def _understand(
     if view and located.official is None:
         size = {"image_size": list(config.image_size), "in_channels": config.in_channels}
         preprocessing = {**view, **size}
-    description = Description(config, _names(hints, config), preprocessing)
+    names, several = _names(hints, config), hints.multi_label
+    description = Description(config, names, preprocessing, multi_label=several)
     if located.official is not None or dialect.activation == GOOGLE.activation:
         return description, hints.notes
     # A config.json that does not say them names a model that has the usual ones.

@@ -232,4 +232,5 @@ class VisionTask(L.LightningModule):
             "classes": None if self.classes is None else list(self.classes),
             "preprocessing": self.preprocessing,
             "origin": self.origin,
+            "multi_label": self.multi_label,
         }
