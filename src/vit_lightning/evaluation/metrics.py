@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from vit_lightning.errors import InputError
 
@@ -67,6 +67,22 @@ class Metrics:
     per_class: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
 
+    score_key: ClassVar[str] = "top1"
+
+    @property
+    def score(self) -> float:
+        """What models are chosen by."""
+        return self.top1
+
+    def headlines(self) -> dict[str, Any]:
+        """The figures that a run's result keeps; plain JSON types."""
+        return {
+            "num_images": self.num_images,
+            "top1": self.top1,
+            "top1_interval": list(self.top1_interval),
+            "loss": self.loss,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; what is undefined is None, nothing is NaN."""
         values = asdict(self)
@@ -95,7 +111,8 @@ def compute_metrics(logits: FloatArray, labels: IntArray, classes: Sequence[str]
     num_images, num_classes = logits.shape
     ranks = _label_ranks(logits, labels)
     correct = int((ranks == 0).sum())
-    per_class = _per_class(logits, labels, classes)
+    counts = _confusion(logits, labels)
+    per_class = class_metrics(classes, counts.sum(axis=1), counts.sum(axis=0), counts.diagonal())
     areas, note = _roc_areas(softmax(logits), labels)
     defined = [area for area in areas if area is not None]
     return Metrics(
@@ -110,7 +127,7 @@ def compute_metrics(logits: FloatArray, labels: IntArray, classes: Sequence[str]
         roc_auc_per_class=areas,
         roc_auc_note=note,
         per_class=per_class,
-        confusion=_confusion(logits, labels),
+        confusion=tuple(tuple(row) for row in counts.tolist()),
     )
 
 
@@ -140,10 +157,22 @@ def softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
 
 
 def _check_outputs(logits: FloatArray, labels: IntArray, classes: Sequence[str]) -> None:
-    """Refuse what cannot be measured.
+    """Refuse what cannot be measured; see :func:`compute_metrics`."""
+    check_logits(logits, classes)
+    num_images, num_classes = logits.shape
+    if labels.shape != (num_images,):
+        raise InputError(f"{num_images} rows of logits, but labels of shape {labels.shape}")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise InputError(
+            f"labels must lie in 0..{num_classes - 1}, got {labels.min()}..{labels.max()}"
+        )
+
+
+def check_logits(logits: FloatArray, classes: Sequence[str]) -> None:
+    """Refuse outputs that cannot be measured.
 
     Raises:
-        InputError: see :func:`compute_metrics`.
+        InputError: no pictures, not one row each of as many logits as classes, or not finite.
     """
     if logits.ndim != 2:
         raise InputError(
@@ -153,16 +182,10 @@ def _check_outputs(logits: FloatArray, labels: IntArray, classes: Sequence[str])
     num_images, num_classes = logits.shape
     if num_images == 0:
         raise InputError("there are no pictures to evaluate")
-    if labels.shape != (num_images,):
-        raise InputError(f"{num_images} rows of logits, but labels of shape {labels.shape}")
     if len(classes) != num_classes:
         raise InputError(
             f"the model tells {num_classes} classes apart, but the data has {len(classes)}: "
             f"evaluate on the data set it was trained on, or train a new head for this one"
-        )
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise InputError(
-            f"labels must lie in 0..{num_classes - 1}, got {labels.min()}..{labels.max()}"
         )
     bad = ~np.isfinite(logits).all(axis=1)
     if bad.any():
@@ -188,27 +211,34 @@ def _cross_entropy(logits: FloatArray, labels: IntArray) -> float:
     return float(torch.nn.functional.cross_entropy(outputs, targets))
 
 
-def _per_class(
-    logits: FloatArray, labels: IntArray, classes: Sequence[str]
+def class_metrics(
+    classes: Sequence[str], support: IntArray, called: IntArray, right: IntArray
 ) -> tuple[ClassMetrics, ...]:
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, logits.argmax(axis=1), labels=np.arange(len(classes)), zero_division=np.nan
-    )
+    """Precision, recall and F1 of each class, from (C,) counts.
+
+    Args:
+        classes: C names.
+        support: pictures of the class.
+        called: pictures that were called so.
+        right: pictures of the class that were called so.
+    """
     return tuple(
-        ClassMetrics(name, int(n), _plain(p), _plain(r), _plain(f))
-        for name, n, p, r, f in zip(classes, support, precision, recall, f1, strict=True)
+        ClassMetrics(name, n, _share(hits, guesses), _share(hits, n), _share(2 * hits, n + guesses))
+        for name, n, guesses, hits in zip(
+            classes, support.tolist(), called.tolist(), right.tolist(), strict=True
+        )
     )
 
 
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
-def _confusion(logits: FloatArray, labels: IntArray) -> tuple[tuple[int, ...], ...]:
+def _confusion(logits: FloatArray, labels: IntArray) -> IntArray:
+    """(C, C) pictures by label and prediction."""
     num_classes = logits.shape[1]
     cells = labels.astype(np.int64) * num_classes + logits.argmax(axis=1)
-    counts = np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
-    return tuple(tuple(row) for row in counts.tolist())
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def _roc_areas(

@@ -1,0 +1,122 @@
+"""The metrics of several labels against scikit-learn and hand-made cases."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    hamming_loss,
+    precision_score,
+    recall_score,
+)
+
+from vit_lightning.errors import InputError
+from vit_lightning.evaluation.multi_label import (
+    bootstrap_interval,
+    compute_multi_label_metrics,
+    sigmoid,
+    weighted_average_precision,
+)
+
+
+def outputs(num_images: int, num_classes: int, seed: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Right more often than chance, with equal logits among them."""
+    draw = np.random.default_rng(seed)
+    labels = (draw.random((num_images, num_classes)) < 0.3).astype(np.uint8)
+    logits = draw.normal(size=labels.shape) + 2.0 * labels - 1.0
+    return logits.round(1).astype(np.float32), labels
+
+
+def test_against_scikit_learn() -> None:
+    logits, labels = outputs(150, 6)
+    metrics = compute_multi_label_metrics(logits, labels, list("abcdef"))
+    guesses, p = (logits >= 0).astype(int), sigmoid(logits)
+    assert metrics.num_images == 150
+    assert metrics.mean_average_precision == pytest.approx(average_precision_score(labels, logits))
+    assert metrics.score == metrics.mean_average_precision
+    expected = average_precision_score(labels, logits, average=None)
+    assert metrics.average_precision == pytest.approx(expected.tolist())
+    assert metrics.micro_f1 == pytest.approx(f1_score(labels, guesses, average="micro"))
+    assert metrics.macro_f1 == pytest.approx(f1_score(labels, guesses, average="macro"))
+    assert metrics.hamming_loss == pytest.approx(hamming_loss(labels, guesses))
+    assert metrics.exact_match == pytest.approx((labels == guesses).all(axis=1).mean())
+    loss = -(labels * np.log(p) + (1 - labels) * np.log(1 - p)).sum(axis=1).mean()
+    assert metrics.loss == pytest.approx(loss)
+    for name, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
+        found = [getattr(row, name) for row in metrics.per_class]
+        assert found == pytest.approx(score(labels, guesses, average=None).tolist())
+    assert [row.support for row in metrics.per_class] == labels.sum(axis=0).tolist()
+    low, high = metrics.mean_average_precision_interval
+    assert 0 < low < metrics.mean_average_precision < high < 1
+
+
+def test_what_is_undefined_is_none() -> None:
+    logits = np.array([[3, -1, -2], [2, -2, 1]], np.float32)
+    labels = np.array([[1, 0, 0], [1, 0, 0]], np.uint8)
+    metrics = compute_multi_label_metrics(logits, labels, ["a", "b", "c"])
+    assert metrics.average_precision == (1.0, None, None)
+    assert metrics.mean_average_precision == 1.0
+    never, wrongly = metrics.per_class[1:]
+    assert (never.support, never.precision, never.recall, never.f1) == (0, None, None, None)
+    assert (wrongly.precision, wrongly.recall, wrongly.f1) == (0.0, None, 0.0)
+    assert (metrics.micro_f1, metrics.macro_f1) == (pytest.approx(4 / 5), 1.0)
+    nothing = compute_multi_label_metrics(-np.ones((2, 3)), np.zeros((2, 3), int), ["a", "b", "c"])
+    assert nothing.mean_average_precision is None
+    assert nothing.mean_average_precision_interval is None
+    assert (nothing.micro_f1, nothing.macro_f1, nothing.exact_match) == (None, None, 1.0)
+    assert nothing.score == 0.0
+    for found in (metrics, nothing):
+        values = found.to_dict()
+        assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert nothing.loss == pytest.approx(3 * math.log1p(math.exp(-1)))
+
+
+def test_one_class_and_one_picture() -> None:
+    metrics = compute_multi_label_metrics(np.array([[2.0]]), np.array([[1]]), ["bee"])
+    assert metrics.mean_average_precision_interval == (1.0, 1.0)
+    assert (metrics.exact_match, metrics.hamming_loss) == (1.0, 0.0)
+
+
+def test_weights_count_pictures_several_times() -> None:
+    logits, labels = outputs(40, 2)
+    weights = np.random.default_rng(1).integers(0, 4, (5, 40)).astype(float)
+    found = weighted_average_precision(logits[:, 0], labels[:, 0], weights)
+    expected = [
+        average_precision_score(labels[:, 0], logits[:, 0], sample_weight=row) for row in weights
+    ]
+    np.testing.assert_allclose(found, expected)
+    none = weighted_average_precision(logits[:, 0], labels[:, 0], 1.0 - labels[None, :, 0])
+    assert np.isnan(none).all()
+
+
+def test_the_interval_holds_what_it_promises() -> None:
+    """Of samples of a large population, most intervals hold the population's value."""
+    population, truth = outputs(20_000, 3, seed=8)
+    value = average_precision_score(truth, population)
+    draw = np.random.default_rng(2)
+    held = 0
+    for _ in range(40):
+        chosen = draw.integers(0, len(truth), 120)
+        low, high = bootstrap_interval(population[chosen], truth[chosen])
+        held += low <= value <= high
+    assert 33 <= held <= 40
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"logits": np.full((2, 3), np.nan)}, "not finite for 2 of 2"),
+        ({"logits": np.zeros((0, 3)), "labels": np.zeros((0, 3), int)}, "no pictures"),
+        ({"labels": np.array([0, 1])}, r"labels of shape \(2,\)"),
+        ({"labels": np.full((2, 3), 2)}, "0 or 1, got 2 to 2"),
+        ({"classes": ["a", "b"]}, "3 classes apart, but the data has 2"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(change: dict[str, Any], message: str) -> None:
+    usual = {"logits": np.zeros((2, 3)), "labels": np.ones((2, 3), int), "classes": ["a", "b", "c"]}
+    with pytest.raises(InputError, match=message):
+        compute_multi_label_metrics(**{**usual, **change})
