@@ -22,6 +22,7 @@ from vit_lightning.check.throughput import _advice, measure_throughput
 from vit_lightning.cli import main
 from vit_lightning.data.pictures import ArrayPictures, PictureFiles
 from vit_lightning.errors import InputError
+from vit_lightning.experiment import load_experiment
 
 Scene = Callable[..., Image.Image]
 
@@ -211,10 +212,10 @@ def test_command(
     assert main(["check", *arguments]) == 1
     printed = capsys.readouterr().out
     assert "leakage: 1 picture of val shown in train too" in printed
-    assert "images/s read and decoded by a core" in printed
+    assert "images/s read, decoded and augmented by a core" in printed
     read = json.loads(values.read_text())
     assert _names(read["pairs"]) == {("train/ants/0.png", "val/ants/leak.png")}
-    assert read["throughput"]["read_per_core"] > 0
+    assert read["throughput"]["decode_per_core"] > 0
     assert "leakage" in page.read_text()
 
 
@@ -317,14 +318,53 @@ def test_the_bottleneck_is_the_slowest_stage(
     tiny: dict[str, Any], write: Callable[..., Path]
 ) -> None:
     experiment = open_source(write(tiny)).experiment
-    rates = {"read_per_core": 200.0, "transform_per_core": 200.0, "workers": 2, "transfer": None}
+    rates = {"decode_per_core": 100.0, "workers": 2, "transfer": None}
     for training, expected in ((199.0, "model"), (201.0, "pictures")):
-        slowest, advice = _advice(rates | {"forward": 1.0, "training": training}, experiment)
+        slowest, advice = _advice(rates | {"training": training}, experiment, "")
         assert slowest == expected
         setting = {"model": "trainer.precision", "pictures": "data.workers"}[expected]
         assert setting in advice
-    fast = {"forward": 1.0, "training": 1e4, "transfer": 5.0}
-    assert _advice(rates | fast, experiment)[0] == "transfer"
+    assert _advice(rates | {"training": 1e4, "transfer": 5.0}, experiment, "")[0] == "transfer"
+
+
+def test_ways_to_faster_pictures_are_those_that_are_left(
+    tiny: dict[str, Any], write: Callable[..., Path]
+) -> None:
+    rates = {"decode_per_core": 1.0, "workers": 1, "transfer": None, "training": 1e4}
+    told = {}
+    for name, data in (
+        ("as it is", {}),
+        ("modern", {"preprocessing": "modern"}),
+        ("all", {"preprocessing": "modern", "decoding": "fast", "cache": {}}),
+    ):
+        _, told[name] = _advice(rates, load_experiment(write(tiny, data=data)), "")
+    assert "data.cache" in told["as it is"]
+    assert "data.decoding" not in told["as it is"]
+    assert "data.decoding" in told["modern"]
+    assert told["all"].endswith("raise data.workers as far as there are cores")
+
+
+def test_a_model_that_cannot_be_made_leaves_the_pictures_speed(
+    tiny: dict[str, Any], write: Callable[..., Path]
+) -> None:
+    model = {"embed_dim": None, "weights": "nowhere.npz"}
+    source = open_source(write(tiny, model=tiny["model"] | model))
+    rates = measure_throughput(source, 2)
+    assert rates is not None
+    assert (rates["bottleneck"], rates["training"]) == (None, None)
+    assert rates["decode_per_core"] > 0
+    assert "the model was not timed: " in rates["advice"]
+
+
+def test_speed_of_pictures_of_which_some_or_none_can_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / "ants"
+    folder.mkdir()
+    (folder / "0.png").write_text("no picture")
+    assert measure_throughput(open_source(tmp_path), 1) is None
+    Image.new("RGB", (1, 1)).save(folder / "1.png")
+    rates = measure_throughput(open_source(tmp_path), 1)
+    assert rates is not None
+    assert rates["decode_per_core"] > 0
 
 
 @pytest.mark.skipif("VIT_LIGHTNING_DATA" not in os.environ, reason="VIT_LIGHTNING_DATA is not set")

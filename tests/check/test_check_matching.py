@@ -82,6 +82,30 @@ def test_the_box_tells_what_both_show(scene: Scene) -> None:
     assert match.box == pytest.approx((0.475, 0.575, 0.75, 0.75), abs=0.02)
 
 
+def test_of_two_that_show_the_same_the_one_with_more_pixels_is_larger(scene: Scene) -> None:
+    pictures = [scene(number, (128, 128)) for number in range(4)]
+    small = [_jpeg(picture.resize((48, 48)), 70) for picture in pictures]
+    every = {(index, index) for index in range(4)}
+    forward, backward = match_between(_copies(pictures), _copies(small))
+    assert ({(m.larger, m.smaller) for m in forward}, backward) == (every, [])
+    forward, backward = match_between(_copies(small), _copies(pictures))
+    assert (forward, {(m.larger, m.smaller) for m in backward}) == ([], every)
+    within = match_within(_copies([*small, *pictures]))
+    assert {(m.larger, m.smaller) for m in within} == {(4 + index, index) for index in range(4)}
+
+
+@pytest.mark.parametrize("aspect", [1.33, 1.45, 0.7, 2.0])
+def test_the_centre_is_among_the_parts(aspect: float) -> None:
+    # Most copies are crops of the centre, and a strong centre leaves no room to be beside it.
+    square = (min(1.0, 1 / aspect), min(1.0, aspect))
+    for density in (SPARSE, MEDIUM, DENSE):
+        assert (0.5, 0.5, *square) in view_boxes(aspect, density)
+
+
+def test_long_pictures_have_few_parts() -> None:
+    assert len(view_boxes(3000.0, DENSE)) == len(view_boxes(3.0, DENSE)) < 200
+
+
 def test_within_a_set_each_pair_is_told_once(scene: Scene) -> None:
     pictures = [scene(number) for number in OTHERS]
     pictures += [pictures[3].resize((64, 64)), _crop(pictures[3], 0.1, 0.1, 0.8)]
@@ -214,7 +238,7 @@ def test_photographs_are_found_at_64_pixels() -> None:
     originals = [files.load(index) for index in range(len(files))]
     small = [_jpeg(ImageOps.fit(picture, (64, 64)), 80) for picture in originals[::2]]
     forward, backward = match_between(_copies(originals), _copies(small))
-    assert backward == []
+    assert backward == []  # a square photograph shows no less than its copy, and has more pixels
     assert [(m.larger, m.smaller) for m in sorted(forward, key=lambda m: m.smaller)] == [
         (2 * index, index) for index in range(len(small))
     ]

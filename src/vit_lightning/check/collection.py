@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from vit_lightning.check.matching import Copies
 from vit_lightning.check.measure import CHROMA_SIDE, GREY_SIDE, Measured, measure_all
 from vit_lightning.check.sources import Source
+from vit_lightning.data.pictures import OpenPicture
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +18,7 @@ class Entry:
         split: index into the source's splits.
         index: of the picture in its split.
         name: of the picture, unique within the data set.
-        label: the name of its class.
+        label: the name of its class; of several, all.
         measured: what is kept of it.
     """
 
@@ -47,10 +47,10 @@ class Collection:
         """The split of an entry."""
         return self.source.splits[self.entries[entry].split].name
 
-    def load(self, entry: int) -> Image.Image:
-        """The picture of an entry, upright, in mode RGB."""
+    def open(self, entry: int) -> OpenPicture:
+        """The picture of an entry."""
         place = self.entries[entry]
-        return self.source.splits[place.split].pictures.load(place.index)
+        return self.source.splits[place.split].pictures.open(place.index)
 
     def copies(self, chosen: list[int]) -> Copies:
         """Small copies of some entries."""
@@ -80,6 +80,5 @@ def collect(source: Source, workers: int) -> Collection:
             if isinstance(outcome, str):
                 unreadable.append((split.name, name, outcome))
             else:
-                label = split.classes[int(split.pictures.labels[index])]
-                entries.append(Entry(number, index, name, label, outcome))
+                entries.append(Entry(number, index, name, split.label(index), outcome))
     return Collection(source, entries, unreadable)

@@ -8,7 +8,7 @@ from vit_lightning.check.collection import Collection
 from vit_lightning.check.matching import Match, match_between, match_within
 
 Kind = Literal["file", "pixels", "near"]
-_ALL_PAIRS_OF = 20  # pictures of one kind; of more, each is paired with the first alone
+_ALL_PAIRS_OF = 20  # equal pictures; of more, each is paired with the first alone
 
 
 @dataclass(frozen=True)
@@ -37,37 +37,48 @@ class Pair:
 def find_pairs(collection: Collection) -> list[Pair]:
     """Pairs within a data set: equal ones, then near ones by falling score.
 
-    Of pictures with equal pixels the first stands for all in the search for near ones.
+    Of pictures with equal pixels one is searched for near ones, and what is found is told of the
+    first of each split and class, so that no leakage and no conflict is left out.
     """
     groups = _by_pixels(collection)
     exact = [pair for group in groups for pair in _exact_pairs(collection, group)]
-    firsts = [group[0] for group in groups]
-    matches = match_within(collection.copies(firsts))
+    told = [_one_of_each(collection, group) for group in groups]
     near = [
-        _near(firsts[match.larger], firsts[match.smaller], match, box_of_first=True)
-        for match in matches
+        _ordered(_near(larger, smaller, match, box_of_first=True))
+        for match in match_within(collection.copies([group[0] for group in groups]))
+        for larger in told[match.larger]
+        for smaller in told[match.smaller]
     ]
-    return exact + [_ordered(pair) for pair in near]
+    return exact + near
 
 
 def find_pairs_between(collection: Collection, other: Collection) -> list[Pair]:
-    """Pairs of a picture of ``collection`` and one of ``other``, equal ones first."""
+    """Pairs of a picture of ``collection`` and one of ``other``, equal ones first.
+
+    Of pictures of ``other`` with equal pixels, the first stands for all where there are many, or
+    where they are only near; of those of ``collection`` each is told.
+    """
     mine, others = _by_pixels(collection), _by_pixels(other)
     known = {other.entries[group[0]].measured.pixel_hash: group for group in others}
-    exact = []
-    for group in mine:
-        twins = known.get(collection.entries[group[0]].measured.pixel_hash, [])
-        exact += [
-            Pair(first, second, _kind(collection, first, other, second))
-            for first in group
-            for second in twins
-        ]
-    firsts, seconds = [group[0] for group in mine], [group[0] for group in others]
-    forward, backward = match_between(collection.copies(firsts), other.copies(seconds))
-    near = [_near(firsts[m.larger], seconds[m.smaller], m, box_of_first=True) for m in forward]
-    near += [_near(firsts[m.smaller], seconds[m.larger], m, box_of_first=False) for m in backward]
-    found = {(pair.first, pair.second) for pair in exact}
-    near = [pair for pair in near if (pair.first, pair.second) not in found]
+    exact = [
+        Pair(first, second, _kind(collection, first, other, second))
+        for group in mine
+        for second in _few(known.get(collection.entries[group[0]].measured.pixel_hash, []))
+        for first in group
+    ]
+    forward, backward = match_between(
+        collection.copies([group[0] for group in mine]),
+        other.copies([group[0] for group in others]),
+    )
+    found = [(mine[m.larger], others[m.smaller], m, True) for m in forward]
+    found += [(mine[m.smaller], others[m.larger], m, False) for m in backward]
+    equal = {(pair.first, pair.second) for pair in exact}
+    near = [
+        _near(first, group[0], match, box_of_first=mine_is_larger)
+        for firsts, group, match, mine_is_larger in found
+        for first in firsts
+        if (first, group[0]) not in equal
+    ]
     return exact + sorted(near, key=lambda pair: -pair.score)
 
 
@@ -98,12 +109,24 @@ def _by_pixels(collection: Collection) -> list[list[int]]:
 
 
 def _exact_pairs(collection: Collection, group: list[int]) -> list[Pair]:
-    firsts = group if len(group) <= _ALL_PAIRS_OF else group[:1]
     return [
         Pair(first, second, _kind(collection, first, collection, second))
-        for position, first in enumerate(firsts)
+        for position, first in enumerate(_few(group))
         for second in group[position + 1 :]
     ]
+
+
+def _few(group: list[int]) -> list[int]:
+    return group if len(group) <= _ALL_PAIRS_OF else group[:1]
+
+
+def _one_of_each(collection: Collection, group: list[int]) -> list[int]:
+    """The first of each split and class."""
+    found: dict[tuple[int, str], int] = {}
+    for index in group:
+        entry = collection.entries[index]
+        found.setdefault((entry.split, entry.label), index)
+    return list(found.values())
 
 
 def _kind(one: Collection, first: int, other: Collection, second: int) -> Kind:

@@ -168,6 +168,7 @@ def _values(findings: Findings) -> dict[str, Any]:
     counts = class_counts(collection)
     splits = {
         split.name: {
+            "listed": len(split.pictures),
             "classes": counts[split.name],
             "imbalance": imbalance(counts[split.name]),
             **picture_statistics([e for e in collection.entries if e.split == number]),

@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw
 from vit_lightning.check.collection import Collection
 from vit_lightning.check.duplicates import Pair
 from vit_lightning.check.findings import Findings
-from vit_lightning.check.text import as_text, describe_pair, sections
+from vit_lightning.check.text import as_text, describe_pair, printable, sections
+from vit_lightning.data.pictures import OpenPicture
 from vit_lightning.errors import InputError
 
 _SIDE = 128  # pixels of a thumbnail
@@ -32,7 +33,7 @@ def as_html(findings: Findings) -> str:
 
 def _page(findings: Findings) -> Iterator[str]:
     collection = findings.collection
-    title = html.escape(f"Check of {collection.source.title}")
+    title = _escaped(f"Check of {collection.source.title}")
     yield f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
     yield f"<style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n"
     yield "<h2>Problems</h2>\n" if findings.problems else "<p>No problems found.</p>\n"
@@ -54,13 +55,13 @@ def _page(findings: Findings) -> Iterator[str]:
 def _list(sentences: list[str], style: str) -> Iterator[str]:
     yield "<ul>\n"
     for sentence in sentences:
-        yield f'<li class="{style}">{html.escape(sentence)}</li>\n'
+        yield f'<li class="{style}">{_escaped(sentence)}</li>\n'
     yield "</ul>\n"
 
 
 def _pairs(title: str, pairs: list[Pair], one: Collection, other: Collection) -> Iterator[str]:
     shown = f", the first {_MOST_PAIRS} of them" if len(pairs) > _MOST_PAIRS else ""
-    yield f'<h2>{html.escape(title)}: {len(pairs):,} pairs{shown}</h2>\n<div class="pairs">\n'
+    yield f'<h2>{_escaped(title)}: {len(pairs):,} pairs{shown}</h2>\n<div class="pairs">\n'
     for pair in pairs[:_MOST_PAIRS]:
         boxes = (pair.box, None) if pair.box_of_first else (None, pair.box)
         images = [
@@ -69,7 +70,7 @@ def _pairs(title: str, pairs: list[Pair], one: Collection, other: Collection) ->
                 (one, other), (pair.first, pair.second), boxes, strict=True
             )
         ]
-        caption = html.escape(describe_pair(pair, one, other))
+        caption = _escaped(describe_pair(pair, one, other))
         yield f"<figure>{' '.join(images)}<figcaption>{caption}</figcaption></figure>\n"
     yield "</div>\n"
 
@@ -78,22 +79,29 @@ def _image(
     collection: Collection, entry: int, box: tuple[float, float, float, float] | None
 ) -> str:
     """A thumbnail, with a frame around what the smaller picture shows."""
-    name = html.escape(collection.entries[entry].name, quote=True)
+    name = _escaped(collection.entries[entry].name)
     try:
-        picture = collection.load(entry)
+        picture = _thumbnail(collection.open(entry))
     except InputError:  # it was there when it was read first
         return f'<span class="bad">{name} is gone</span>'
-    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    if max(picture.size) < _SIDE:
-        scale = _SIDE / max(picture.size)
-        width, height = (max(round(side * scale), 1) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     if box is not None:
         _frame(picture, box)
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=80)
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="{name}" title="{name}" src="data:image/jpeg;base64,{data}">'
+
+
+def _thumbnail(opened: OpenPicture) -> Image.Image:
+    height, width = opened.size
+    scale = _SIDE / max(width, height)
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    picture, region = opened.part((0, 0, width, height), size[::-1])
+    return picture.resize(size, Image.Resampling.BICUBIC, box=region, reducing_gap=2.0)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))
 
 
 def _frame(picture: Image.Image, box: tuple[float, float, float, float]) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 from vit_lightning.check.align import align, conclusive
 from vit_lightning.check.progress import Progress
 from vit_lightning.check.search import search
-from vit_lightning.check.views import DENSE, MEDIUM, SPARSE, Boxes, describe, view_boxes
+from vit_lightning.check.threads import in_threads
+from vit_lightning.check.views import DENSE, MEDIUM, SPARSE, Box, Boxes, describe, view_boxes
 
 # Chosen by eye on Tiny ImageNet, where pictures of things of one kind are below and those of one
 # scene begin; see docs/data.md.
@@ -20,7 +21,8 @@ _MOST = 8  # candidates of a picture
 # Where there would be more comparisons, or more parts, fewer parts of each picture are taken.
 _MOST_COMPARISONS = {DENSE: 4_000_000_000, MEDIUM: 20_000_000_000}
 _MOST_VIEWS = 1_500_000
-_VERIFIED_AT_ONCE = 4096
+_VERIFIED_AT_ONCE = 256
+_TIE = 0.02  # directions whose scores differ by less agree: both pictures show the same part
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,8 @@ class Match:
     """Two pictures that show the same.
 
     Args:
-        larger: index of the picture that shows as much or more.
+        larger: index of the picture that shows more; where both show as much, of the one with
+            more pixels.
         smaller: index of the other.
         score: how conclusive the agreement is, from ``THRESHOLD`` to 1 for equal details.
         box: centre x, centre y, width, height of what the smaller one shows, in fractions of the
@@ -53,17 +56,23 @@ class Match:
     larger: int
     smaller: int
     score: float
-    box: tuple[float, float, float, float]
+    box: Box
 
 
 def match_within(copies: Copies) -> list[Match]:
     """Pairs of different pictures of one set; the better direction of each."""
-    found: dict[tuple[int, int], Match] = {}
-    for match in _match(copies, copies, same=True, what="compare"):
-        pair = (min(match.larger, match.smaller), max(match.larger, match.smaller))
-        if pair not in found or match.score > found[pair].score:
-            found[pair] = match
-    return sorted(found.values(), key=lambda match: -match.score)
+    matches = _match(copies, copies, same=True, what="compare")
+    scores = {(match.larger, match.smaller): match.score for match in matches}
+    pixels = copies.sizes.prod(axis=1)
+
+    def is_better(match: Match) -> bool:
+        larger, smaller = match.larger, match.smaller
+        lead = match.score - scores.get((smaller, larger), 0.0)
+        # The order decides between pictures of one size, so that just one direction is taken.
+        first = (pixels[larger], smaller) > (pixels[smaller], larger)
+        return lead >= -_TIE if first else lead > _TIE
+
+    return sorted(filter(is_better, matches), key=lambda match: -match.score)
 
 
 def match_between(first: Copies, second: Copies) -> tuple[list[Match], list[Match]]:
@@ -75,8 +84,15 @@ def match_between(first: Copies, second: Copies) -> tuple[list[Match], list[Matc
     """
     forward = _match(first, second, same=False, what="compare")
     backward = _match(second, first, same=False, what="compare back")
-    reverse = {(match.smaller, match.larger): match.score for match in backward}
-    kept = [m for m in forward if m.score >= reverse.get((m.larger, m.smaller), 0.0)]
+    scores = {(match.smaller, match.larger): match.score for match in backward}
+    first_pixels, second_pixels = first.sizes.prod(axis=1), second.sizes.prod(axis=1)
+
+    def is_better(match: Match) -> bool:
+        lead = match.score - scores.get((match.larger, match.smaller), 0.0)
+        has_more = first_pixels[match.larger] >= second_pixels[match.smaller]
+        return bool(lead >= -_TIE if has_more else lead > _TIE)
+
+    kept = list(filter(is_better, forward))
     pairs = {(match.larger, match.smaller) for match in kept}
     return kept, [m for m in backward if (m.smaller, m.larger) not in pairs]
 
@@ -114,20 +130,28 @@ def _verified(
     pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
     boxes: Tensor,
 ) -> list[Match]:
+    def verify(start: int) -> list[Match]:
+        part = slice(start, start + _VERIFIED_AT_ONCE)
+        first, second = (index[part] for index in pairs)
+        correlations, places = align(larger[first], smaller[second], boxes[part])
+        scores = conclusive(correlations, smaller[second])
+        return [
+            Match(int(first[index]), int(second[index]), float(scores[index]), _box(places[index]))
+            for index in (scores >= THRESHOLD).nonzero().flatten().tolist()
+        ]
+
     matches = []
+    starts = range(0, len(boxes), _VERIFIED_AT_ONCE)
     with Progress(len(boxes), "verify", "pairs") as progress:
-        for start in range(0, len(boxes), _VERIFIED_AT_ONCE):
-            part = slice(start, start + _VERIFIED_AT_ONCE)
-            first, second = (index[part] for index in pairs)
-            correlations, places = align(larger[first], smaller[second], boxes[part])
-            scores = conclusive(correlations, smaller[second])
-            for index in (scores >= THRESHOLD).nonzero().flatten().tolist():
-                x, y, width, height = places[index].tolist()
-                place = (x, y, width, height)
-                score = float(scores[index])
-                matches.append(Match(int(first[index]), int(second[index]), score, place))
-            progress.update(len(scores))
+        for start, found in zip(starts, in_threads(verify, starts), strict=True):
+            matches += found
+            progress.update(min(_VERIFIED_AT_ONCE, len(boxes) - start))
     return matches
+
+
+def _box(place: Tensor) -> Box:
+    x, y, width, height = place.tolist()
+    return x, y, width, height
 
 
 def _views(copies: Copies, targets: int) -> tuple[NDArray[np.int64], Boxes]:

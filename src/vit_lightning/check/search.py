@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vit_lightning.check.threads import in_threads
+
 _ROWS, _COLUMNS = 1024, 8192
 _MOST_HITS = 1 << 18  # of a block: more are cut to the best of each row
 
@@ -39,8 +41,8 @@ def search(
     Returns:
         (row of the queries, index in ``targets``, similarity) of each.
     """
-    found: list[Hits] = []
-    for start in range(0, len(owners), _ROWS):
+
+    def hits_of(start: int) -> Hits:
         block = queries(slice(start, start + _ROWS))
         hits = [
             _block_hits(block, targets[first : first + _COLUMNS], floor, most, (start, first))
@@ -50,8 +52,13 @@ def search(
         if same:
             others = owners[rows] != columns
             rows, columns, values = rows[others], columns[others], values[others]
-        found.append(_best((rows, columns, values), owners, most))
-        update(len(block))
+        return _best((rows, columns, values), owners, most)
+
+    found: list[Hits] = []
+    starts = range(0, len(owners), _ROWS)
+    for start, hits in zip(starts, in_threads(hits_of, starts), strict=True):
+        found.append(hits)
+        update(min(_ROWS, len(owners) - start))
     if not found:
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
     rows, columns, values = (np.concatenate(part) for part in zip(*found, strict=True))

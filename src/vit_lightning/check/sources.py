@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from vit_lightning.data.listing import list_split
-from vit_lightning.data.pictures import EXTENSIONS, PictureFiles, Pictures, Splits
+from vit_lightning.data.pictures import (
+    EXTENSIONS,
+    PictureFiles,
+    Pictures,
+    Splits,
+    class_counts,
+)
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import Experiment, load_experiment
 
@@ -31,6 +37,18 @@ class NamedSplit:
     pictures: Pictures
     classes: tuple[str, ...]
 
+    def label(self, index: int) -> str:
+        """The class of a picture; of several, all."""
+        label = self.pictures.labels[index]
+        if label.ndim:
+            return ", ".join(name for name, has in zip(self.classes, label, strict=True) if has)
+        return self.classes[int(label)]
+
+    def counts(self) -> dict[str, int]:
+        """Class → pictures; classes without pictures too."""
+        counts = class_counts(self.pictures.labels, len(self.classes)).tolist()
+        return dict(zip(self.classes, counts, strict=True))
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -38,6 +56,7 @@ class Source:
 
     Args:
         title: what it was called.
+        root: the folder it lies in, or None.
         splits: its parts, in the order train, val, test.
         notes: sentences on what was and was not read.
         problems: sentences on what an experiment could not be started with.
@@ -45,6 +64,7 @@ class Source:
     """
 
     title: str
+    root: Path | None
     splits: tuple[NamedSplit, ...]
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = field(default=())
@@ -78,11 +98,13 @@ def open_source(path: Path, overrides: Sequence[str] = ()) -> Source:
     try:
         return _of_splits(path, experiment, open_splits(experiment))
     except InputError as error:
-        root = None if experiment.data.root is None else Path(experiment.data.root).expanduser()
+        root = _root(experiment)
         if experiment.data.name != "folder" or root is None or not root.is_dir():
             raise
         found = _folder(root)
-        return Source(str(path), found.splits, found.notes, (str(error),), experiment)
+        first, *others = (line.strip() for line in str(error).splitlines())
+        problem = f"{first} {'; '.join(others)}".strip()
+        return Source(str(path), root, found.splits, found.notes, (problem,), experiment)
 
 
 def _of_splits(path: Path, experiment: Experiment, splits: Splits) -> Source:
@@ -92,7 +114,12 @@ def _of_splits(path: Path, experiment: Experiment, splits: Splits) -> Source:
         for name, pictures in parts.items()
         if pictures is not None
     ]
-    return Source(str(path), tuple(named), splits.notes, (), experiment)
+    return Source(str(path), _root(experiment), tuple(named), splits.notes, (), experiment)
+
+
+def _root(experiment: Experiment) -> Path | None:
+    root = experiment.data.root
+    return None if root is None else Path(root).expanduser()
 
 
 def _folder(root: Path) -> Source:
@@ -107,7 +134,7 @@ def _folder(root: Path) -> Source:
         raise InputError(f"{root} cannot be read: {error}") from None
     if not any(len(split.pictures) for split in splits):
         raise InputError(f"{root}: no pictures ({' '.join(sorted(EXTENSIONS))}); {_LAYOUT}")
-    return Source(str(root), tuple(splits), tuple(notes))
+    return Source(str(root), root, tuple(splits), tuple(notes))
 
 
 def _named(root: Path, name: str, folder: Path, notes: list[str]) -> NamedSplit:
@@ -119,13 +146,14 @@ def _named(root: Path, name: str, folder: Path, notes: list[str]) -> NamedSplit:
     if skipped:
         counts = ", ".join(f"{count} {what}" for what, count in sorted(skipped.items()))
         notes.append(f"skipped in {folder}, as no pictures of a class: {counts}")
+    notes += [f"not followed, as the folder is read already: {link}" for link in split.unfollowed]
     return NamedSplit(name, PictureFiles(root, names, labels), tuple(classes))
 
 
 def _loose(root: Path, folder: Path) -> list[str]:
     """Pictures that lie in the folder itself, for one without class folders."""
     prefix = folder.relative_to(root).as_posix()
-    files = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+    files = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
     found = [
         file
         for file in files

@@ -14,11 +14,7 @@ _PERCENTILES = (0, 5, 50, 95, 100)
 
 def class_counts(collection: Collection) -> dict[str, dict[str, int]]:
     """Split → class → pictures, the unreadable ones included; classes without pictures too."""
-    counts = {}
-    for split in collection.source.splits:
-        numbers = np.bincount(split.pictures.labels, minlength=len(split.classes)).tolist()
-        counts[split.name] = dict(zip(split.classes, numbers, strict=True))
-    return counts
+    return {split.name: split.counts() for split in collection.source.splits}
 
 
 def imbalance(counts: dict[str, int]) -> dict[str, Any] | None:

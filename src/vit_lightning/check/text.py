@@ -30,7 +30,19 @@ def as_text(findings: Findings) -> str:
         lines += ["", "notes:", *(f"  {note}" for note in findings.notes)]
     found = [f"  {problem}" for problem in findings.problems]
     lines += ["", "problems:" if found else "no problems found", *found]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
+
+
+def printable(text: str) -> str:
+    """Text whose every character can be seen and written.
+
+    File names may hold line ends, escape sequences that change a terminal, and bytes that are in
+    no encoding: these become escapes.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 def sections(findings: Findings) -> list[tuple[str, list[Pair]]]:
@@ -69,11 +81,10 @@ def throughput_lines(values: dict[str, Any]) -> list[str]:
     parts = [
         f"{values[key]:,.1f} images/s {what}"
         for key, what in (
-            ("read_per_core", "read and decoded by a core"),
-            ("transform_per_core", "transformed by a core"),
+            ("decode_per_core", "read, decoded and augmented by a core"),
             ("transfer", "copied to the device"),
             ("forward", "through the model"),
-            ("training", "through a training step"),
+            ("training", "through a training step (estimated)"),
         )
         if values.get(key) is not None
     ]
@@ -82,7 +93,8 @@ def throughput_lines(values: dict[str, Any]) -> list[str]:
 
 def _split_lines(name: str, values: dict[str, Any]) -> list[str]:
     classes = values["classes"]
-    lines = [f"{name}: {sum(classes.values()):,} pictures of {len(classes):,} classes"]
+    found = "1 class" if len(classes) == 1 else f"{len(classes):,} classes"
+    lines = [f"{name}: {values['listed']:,} pictures of {found}"]
     if len(classes) <= _MOST_CLASSES:
         lines.append("  " + ", ".join(f"{label}: {count:,}" for label, count in classes.items()))
     unequal = values["imbalance"]

@@ -1,8 +1,7 @@
 """How fast pictures are read, copied to the device and computed, and which of these limits."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vit_lightning.check.sources import NamedSplit, Source
+from vit_lightning.check.threads import one_thread
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.data.views import TrainView
 from vit_lightning.errors import InputError
@@ -72,7 +72,7 @@ def _decode_rate(source: Source, view: TrainView) -> float | None:
                 position += 1
                 return
 
-    with _one_thread():  # as each of the processes of a training has
+    with one_thread():  # as each of the processes of a training has
         rate = _rate(read, 1)
     return rate if readable else None
 
@@ -123,16 +123,6 @@ def _finished(result: Tensor) -> Tensor:
     if result.device.type != "cpu":
         torch.accelerator.synchronize()
     return result
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _rate(step: Callable[[], object], images: int) -> float:

@@ -22,6 +22,7 @@ _CHROMA_SAMPLES = 6
 _BLOCK = 4096  # parts described at once
 _LEAST_CONTRAST = 4.0  # grey levels; below, there is nothing to recognise a picture by
 _STEP = 0.15  # between two boxes, in their own widths
+_LONGEST = 3.0  # of longer pictures squares would be too small a part to be recognised by
 DENSE, MEDIUM, SPARSE = "dense", "medium", "sparse"
 
 Box = tuple[float, float, float, float]
@@ -36,12 +37,13 @@ def view_boxes(aspect: float, density: str) -> tuple[Box, ...]:
     square is found as well.
 
     Args:
-        aspect: width over height, rounded to keep the cache small.
+        aspect: width over height, rounded to keep the cache small; taken as 3 to 1 at the most.
         density: ``sparse`` for the whole, squares at the centre and both ends, and the central
             four fifths; ``medium`` for the whole, these squares, and parts in the picture's
             proportions of 0.85 of its sides at nine places; ``dense`` for squares and parts in its
             proportions of several sizes at all places.
     """
+    aspect = min(max(aspect, 1 / _LONGEST), _LONGEST)
     square = (min(1.0, 1 / aspect), min(1.0, aspect))
     whole = (0.5, 0.5, 1.0, 1.0)
     ends = _along(square, (0.0, 0.5, 1.0))
@@ -66,7 +68,8 @@ def _along(shape: tuple[float, float], places: tuple[float, ...]) -> list[Box]:
 
 def _everywhere(shape: tuple[float, float]) -> list[Box]:
     columns, rows = (_places(side) for side in shape)
-    return [(x, y, *shape) for x in columns for y in rows]
+    # The centre first, as it is what is cut out most often; not all places have one.
+    return [(0.5, 0.5, *shape), *((x, y, *shape) for x in columns for y in rows)]
 
 
 def _places(side: float) -> list[float]:
