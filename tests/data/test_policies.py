@@ -1,8 +1,10 @@
 """The distributions of the policies, and what pictures they make of a seed."""
 
 import pickle
+import re
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -172,6 +174,21 @@ def test_bundles_are_randaugment(bundle: str) -> None:
     assert (
         policy(gradient(), generators[0]).tobytes() == expected(gradient(), generators[1]).tobytes()
     )
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_the_docs_tell_what_is_in_a_bundle(bundle: str) -> None:
+    docs = Path(__file__).parents[2] / "docs" / "augmentation.md"
+    (row,) = re.findall(rf"^\| `{bundle}` \|(.*)\|$", docs.read_text("utf-8"), flags=re.MULTILINE)
+    cells = [cell.strip() for cell in row.split("|")]
+    settings = AugmentationSettings.model_validate({"bundle": bundle})
+    policy = settings.randaugment
+    if policy is not None:
+        spread = f" ± {policy.magnitude_std:g}" if policy.magnitude_std else ""
+        told = f"{policy.levels}, {policy.num_ops} ops, magnitude {policy.magnitude:g}{spread}"
+    numbers = [str(value or "–") for value in (settings.erasing, settings.mixup, settings.cutmix)]
+    assert cells == [settings.crop, told if policy else "–", *numbers, str(settings.repeats)]
+    assert settings.flip
 
 
 def test_policies_follow_each_other() -> None:
