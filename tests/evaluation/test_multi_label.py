@@ -83,13 +83,13 @@ def test_one_class_and_one_picture() -> None:
 
 def test_weights_count_pictures_several_times() -> None:
     logits, labels = outputs(40, 2)
-    weights = np.random.default_rng(1).integers(0, 4, (5, 40)).astype(float)
-    found = weighted_average_precision(logits[:, 0], labels[:, 0], weights)
+    weights = np.random.default_rng(1).integers(0, 4, (5, 40))
+    found = weighted_average_precision(logits[:, 0], labels[:, 0], weights.T)
     expected = [
         average_precision_score(labels[:, 0], logits[:, 0], sample_weight=row) for row in weights
     ]
     np.testing.assert_allclose(found, expected)
-    none = weighted_average_precision(logits[:, 0], labels[:, 0], 1.0 - labels[None, :, 0])
+    none = weighted_average_precision(logits[:, 0], labels[:, 0], 1 - labels[:, :1])
     assert np.isnan(none).all()
 
 

@@ -20,7 +20,7 @@ from vit_lightning.evaluation.metrics import (
 )
 
 _RESAMPLES = 200  # of the bootstrap
-_AT_ONCE = 2**23  # weights in memory: 64 MB
+_AT_ONCE = 2**23  # weights in memory: 32 MB
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,12 @@ def bootstrap_interval(logits: FloatArray, labels: IntArray) -> tuple[float, flo
     means: list[float] = []
     for first in range(0, _RESAMPLES, part):
         size = min(part, _RESAMPLES - first)
-        weights = draw.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
+        weights = draw.multinomial(count, np.full(count, 1 / count), size=size)
+        weights = np.ascontiguousarray(weights.T, dtype=np.int32)
         areas = [
-            weighted_average_precision(logits[:, index], labels[:, index], weights)
-            for index in range(logits.shape[1])
-            if labels[:, index].any()
+            weighted_average_precision(scores, own, weights)
+            for scores, own in zip(logits.T, labels.T, strict=True)
+            if own.any()
         ]
         stacked = np.ma.masked_invalid(areas)  # nothing is left of a class in a resample
         means += np.ma.mean(stacked, axis=0).compressed().tolist()
@@ -158,24 +159,25 @@ def bootstrap_interval(logits: FloatArray, labels: IntArray) -> tuple[float, flo
 
 
 def weighted_average_precision(
-    scores: FloatArray, labels: IntArray, weights: npt.NDArray[np.float64]
+    scores: FloatArray, labels: IntArray, weights: IntArray
 ) -> npt.NDArray[np.float64]:
     """(R,) average precisions of one class, its pictures counted by R sets of weights.
 
     Args:
         scores: (N,); equal ones stand together, as one threshold parts none of them.
         labels: (N,), 0 or 1.
-        weights: (R, N); NaN is the result where no picture of the class has weight.
+        weights: (N, R); NaN is the result where no picture of the class has weight.
     """
     order = np.argsort(-scores, kind="stable")
+    weights = weights[order]
     last = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of those that are equal
-    found = np.cumsum(weights[:, order] * labels[order], axis=1)[:, last]
-    called = np.cumsum(weights[:, order], axis=1)[:, last]
-    precision = found / np.maximum(called, 1.0)
-    gained = np.diff(found, axis=1, prepend=0.0)
-    total = found[:, -1]
-    areas = (gained * precision).sum(axis=1) / np.where(total > 0, total, np.nan)
-    return np.asarray(areas, dtype=np.float64)
+    own = np.flatnonzero(labels[order])
+    ends = last[np.searchsorted(last, own)]
+    called = np.cumsum(weights, axis=0, dtype=np.int32)[ends]
+    found = np.cumsum(weights[own], axis=0)[np.searchsorted(own, ends, side="right") - 1]
+    total = weights[own].sum(axis=0)
+    areas = (weights[own] * found / np.maximum(called, 1)).sum(axis=0)
+    return np.asarray(areas / np.where(total > 0, total, np.nan), dtype=np.float64)
 
 
 def _binary_cross_entropy(logits: FloatArray, labels: IntArray) -> float:
