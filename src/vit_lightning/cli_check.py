@@ -1,6 +1,8 @@
 """``vit check``: what is in a data set that nobody has looked at."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,8 @@ def _check(options: argparse.Namespace) -> int:
     """Print the findings, write them where asked; returns the exit code."""
     if options.workers is not None and options.workers < 0:
         raise InputError(f"--workers: 0 or more processes, got {options.workers}")
+    written = [path for path in (options.html, options.json) if path is not None]
+    _refuse_unwritable(written)
     from vit_lightning.check.html import as_html
     from vit_lightning.check.run import check_data
     from vit_lightning.check.text import as_text
@@ -65,12 +69,33 @@ def _check(options: argparse.Namespace) -> int:
         workers=options.workers,
         speed=not options.no_speed,
     )
-    print(as_text(findings))
+    _print(as_text(findings))
     if options.json is not None:
         write_json(options.json, findings.values)
     if options.html is not None:
         write_text(options.html, as_html(findings))
-    written = [str(path) for path in (options.html, options.json) if path is not None]
     if written:
-        print("\n" + "\n".join(written))
+        _print("\n" + "\n".join(map(str, written)))
     return _PROBLEMS if findings.problems else 0
+
+
+def _refuse_unwritable(paths: list[Path]) -> None:
+    """Say before the work of minutes that its result could not be written.
+
+    Raises:
+        InputError: a path is a folder, cannot be written to, or is given twice.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a file in it")
+        nearest = next(parent for parent in path.absolute().parents if parent.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise InputError(f"{path} cannot be written: {nearest} is no folder to write in")
+    if len({path.absolute() for path in paths}) < len(paths):
+        raise InputError(f"{paths[0]}: --html and --json need a file each")
+
+
+def _print(text: str) -> None:
+    """Print what may hold letters that the terminal's encoding lacks: they become escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from vit_lightning.check.collection import Collection
 from vit_lightning.check.duplicates import Pair
 from vit_lightning.check.findings import Findings
-from vit_lightning.check.text import as_text, describe_pair, printable, sections
+from vit_lightning.check.text import as_text, count_pairs, describe_pair, printable, sections
 from vit_lightning.data.pictures import OpenPicture
 from vit_lightning.errors import InputError
 
@@ -61,7 +61,7 @@ def _list(sentences: list[str], style: str) -> Iterator[str]:
 
 def _pairs(title: str, pairs: list[Pair], one: Collection, other: Collection) -> Iterator[str]:
     shown = f", the first {_MOST_PAIRS} of them" if len(pairs) > _MOST_PAIRS else ""
-    yield f'<h2>{_escaped(title)}: {len(pairs):,} pairs{shown}</h2>\n<div class="pairs">\n'
+    yield f'<h2>{_escaped(title)}: {count_pairs(pairs)}{shown}</h2>\n<div class="pairs">\n'
     for pair in pairs[:_MOST_PAIRS]:
         boxes = (pair.box, None) if pair.box_of_first else (None, pair.box)
         images = [

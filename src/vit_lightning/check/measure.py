@@ -55,6 +55,8 @@ def measure(pictures: Pictures, index: int) -> Outcome:
     try:
         if isinstance(pictures, PictureFiles):
             path = pictures.root / pictures.names[index]
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                return f"{path}: is no file that could be read"
             file_hash, (orientation, mode) = _file_hash(path), _header(path)
         else:
             file_hash, orientation, mode = b"", 1, "RGB"

@@ -58,6 +58,11 @@ def sections(findings: Findings) -> list[tuple[str, list[Pair]]]:
     return [(title, pairs) for title, pairs in found if pairs]
 
 
+def count_pairs(pairs: list[Pair]) -> str:
+    """Such as ``3 pairs``."""
+    return f"{len(pairs):,} pair{'' if len(pairs) == 1 else 's'}"
+
+
 def describe_pair(pair: Pair, one: Collection, other: Collection) -> str:
     """Both pictures, with their classes where these differ, and how they agree."""
     first, second = one.entries[pair.first], other.entries[pair.second]
@@ -93,8 +98,9 @@ def throughput_lines(values: dict[str, Any]) -> list[str]:
 
 def _split_lines(name: str, values: dict[str, Any]) -> list[str]:
     classes = values["classes"]
+    pictures = f"{values['listed']:,} picture{'' if values['listed'] == 1 else 's'}"
     found = "1 class" if len(classes) == 1 else f"{len(classes):,} classes"
-    lines = [f"{name}: {values['listed']:,} pictures of {found}"]
+    lines = [f"{name}: {pictures} of {found}"]
     if len(classes) <= _MOST_CLASSES:
         lines.append("  " + ", ".join(f"{label}: {count:,}" for label, count in classes.items()))
     unequal = values["imbalance"]
@@ -129,7 +135,7 @@ def _numbers(values: list[float]) -> str:
 
 
 def _pair_lines(title: str, pairs: list[Pair], one: Collection, other: Collection) -> list[str]:
-    lines = [f"{title}: {len(pairs):,} pairs"]
+    lines = [f"{title}: {count_pairs(pairs)}"]
     lines += [f"  {describe_pair(pair, one, other)}" for pair in pairs[:_MOST_PAIRS]]
     if len(pairs) > _MOST_PAIRS:
         lines.append(f"  and {len(pairs) - _MOST_PAIRS:,} more: see --html or --json")
