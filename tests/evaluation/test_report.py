@@ -11,6 +11,7 @@ from PIL import Image
 
 from vit_lightning.errors import InputError
 from vit_lightning.evaluation.metrics import Metrics, compute_metrics
+from vit_lightning.evaluation.multi_label import compute_multi_label_metrics
 from vit_lightning.evaluation.report import refuse_zero_head, summary_text, write_report
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.models.vit import VisionTransformer
@@ -122,6 +123,72 @@ def test_summary_of_many_classes_names_the_worst() -> None:
     table = text.split("lowest recall:\n")[1].split("\n")
     assert len(table) == 21
     assert table[1].split() == ["class17", "2", "–", "0.000", "0.000"]
+
+
+def several(num_images: int, num_classes: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    draw = np.random.default_rng(4)
+    labels = (draw.random((num_images, num_classes)) < 0.4).astype(np.uint8)
+    logits = (draw.normal(size=labels.shape) + labels).astype(np.float32)
+    return logits, labels, [f"class {k}" for k in range(num_classes)]
+
+
+@pytest.mark.parametrize("num_classes", [3, 21])
+def test_files_of_several_labels(tmp_path: Path, num_classes: int) -> None:
+    logits, labels, classes = several(5, num_classes)
+    labels[1], logits[1] = 0, -1
+    metrics = compute_multi_label_metrics(logits, labels, classes)
+    about = {"names": ODD_NAMES, "classes": classes, "header": {"split": "val"}}
+    paths = write_report(tmp_path, metrics=metrics, logits=logits, labels=labels, **about)
+    assert set(paths) == {"metrics", "predictions", "precision_recall_curves"}
+    assert set(paths.values()) == set(tmp_path.iterdir())
+    content = json.loads(paths["metrics"].read_text("utf-8"))
+    assert content == {"split": "val"} | metrics.to_dict()
+    with Image.open(paths["precision_recall_curves"]) as picture:
+        assert min(picture.size) > 300
+    rows = rows_of(paths["predictions"])
+    assert len(rows) == 5
+    for row, own, scores in zip(rows, labels, logits, strict=True):
+        present = [classes[k] for k in range(num_classes) if own[k]]
+        called = [classes[k] for k in range(num_classes) if scores[k] >= 0]
+        assert row["labels"] == "|".join(present)
+        assert row["predictions"] == "|".join(called)
+        assert row["correct"] == ("true" if present == called else "false")
+        p = 1 / (1 + np.exp(-scores.astype(float)))
+        if num_classes == 3:
+            assert [float(row[f"p({name})"]) for name in classes] == pytest.approx(p, rel=1e-5)
+        else:
+            name, _, value = row["top1"].partition(":")
+            assert name == classes[scores.argmax()]
+            assert float(value) == pytest.approx(p.max(), rel=1e-5)
+    assert rows[1]["labels"] == rows[1]["predictions"] == ""
+    assert rows[1]["correct"] == "true"
+
+
+def test_summary_of_several_labels() -> None:
+    logits, labels, classes = several(40, 3)
+    labels[:, 2] = 0
+    metrics = compute_multi_label_metrics(logits, labels, classes)
+    lines = summary_text(metrics, classes).split("\n")
+    low, high = metrics.mean_average_precision_interval
+    assert lines[0] == (
+        f"mAP        {metrics.mean_average_precision:.4f}   95 % interval {low:.4f} to {high:.4f}, "
+        f"without 1 classes that have no pictures"
+    )
+    wrong = int(((logits >= 0) != labels).sum())
+    assert lines[5] == f"Hamming    {wrong / 120:.4f}   {wrong} of 120 answers wrong"
+    assert lines[-4].split() == ["class", "pictures", "precision", "recall", "F1", "AP"]
+    assert lines[-3].split()[-1] == f"{metrics.average_precision[0]:.3f}"
+    assert lines[-1].split()[-1] == "–"
+    assert max(map(len, lines)) < 100
+
+
+def test_summary_of_many_classes_of_several_labels_names_the_worst() -> None:
+    logits, labels, classes = several(60, 30)
+    logits[:, 17] = -1.0 * labels[:, 17]
+    text = summary_text(compute_multi_label_metrics(logits, labels, classes), classes)
+    table = text.split("The 20 of 30 classes with the lowest average precision:\n")[1].split("\n")
+    assert len(table) == 21
+    assert table[1].startswith("class 17 ")
 
 
 def test_zero_head_is_refused() -> None:

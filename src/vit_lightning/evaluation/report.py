@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,14 @@ from vit_lightning.evaluation.metrics import (
     Metrics,
     softmax,
 )
-from vit_lightning.figures import confusion_figure, roc_figure, save_figure, short_name
+from vit_lightning.evaluation.multi_label import MultiLabelMetrics, sigmoid
+from vit_lightning.figures import (
+    confusion_figure,
+    precision_recall_figure,
+    roc_figure,
+    save_figure,
+    short_name,
+)
 from vit_lightning.files import atomic_write, write_text
 from vit_lightning.models.vit import VisionTransformer
 
@@ -52,80 +59,110 @@ def refuse_zero_head(model: VisionTransformer) -> None:
 def write_report(
     folder: Path,
     *,
-    metrics: Metrics,
+    metrics: Metrics | MultiLabelMetrics,
     logits: FloatArray,
     labels: IntArray,
     names: Sequence[str],
     classes: Sequence[str],
     header: Mapping[str, Any],
 ) -> dict[str, Path]:
-    """Write an evaluation's four files, each whole or not at all.
+    """Write an evaluation's files, each whole or not at all.
 
     Args:
         folder: made if needed; files of an earlier report are replaced.
-        metrics: of :func:`vit_lightning.evaluation.metrics.compute_metrics`.
+        metrics: of :func:`~vit_lightning.evaluation.metrics.compute_metrics` or, with several
+            labels, :func:`~vit_lightning.evaluation.multi_label.compute_multi_label_metrics`.
         logits: (N, C), finite.
-        labels: (N,), indices of the true classes.
+        labels: (N,), indices of the true classes; with several labels (N, C), 0 or 1.
         names: N names of pictures, in the order of the rows.
         classes: C names.
         header: plain JSON values that say what was evaluated (model, split, preprocessing,
             precision, …); they open ``metrics.json``, before the fields of ``metrics``.
 
     Returns:
-        The files: ``metrics`` (JSON), ``predictions`` (CSV), ``confusion_matrix`` and
-        ``roc_curves`` (PNG).
+        The files: ``metrics`` (JSON), ``predictions`` (CSV), and PNGs: ``confusion_matrix`` and
+        ``roc_curves``, or with several labels ``precision_recall_curves``.
     """
-    paths = {
-        "metrics": folder / "metrics.json",
-        "predictions": folder / "predictions.csv",
-        "confusion_matrix": folder / "confusion_matrix.png",
-        "roc_curves": folder / "roc_curves.png",
-    }
+    paths = {"metrics": folder / "metrics.json", "predictions": folder / "predictions.csv"}
     content = {**header, **metrics.to_dict()}
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     write_text(paths["metrics"], text + "\n")
-    _write_predictions(paths["predictions"], logits, labels, names, classes)
-    save_figure(confusion_figure(metrics.confusion, classes), paths["confusion_matrix"])
-    save_figure(roc_figure(logits, labels, classes), paths["roc_curves"])
+    if isinstance(metrics, Metrics):
+        rows = _rows(logits, labels, classes)
+        figures = {
+            "confusion_matrix": confusion_figure(metrics.confusion, classes),
+            "roc_curves": roc_figure(logits, labels, classes),
+        }
+    else:
+        rows = _rows_of_several(logits, labels, classes)
+        figures = {"precision_recall_curves": precision_recall_figure(logits, labels, classes)}
+    _write_predictions(paths["predictions"], rows, names)
+    for name, figure in figures.items():
+        paths[name] = folder / f"{name}.png"
+        save_figure(figure, paths[name])
     return paths
 
 
-def _write_predictions(
-    path: Path,
-    logits: FloatArray,
-    labels: IntArray,
-    names: Sequence[str],
-    classes: Sequence[str],
-) -> None:
-    """A row a picture; every probability, or with many classes the five largest."""
-    all_classes = len(classes) <= _MAX_ROWS
-    columns = (
-        [f"p({name})" for name in classes] if all_classes else [f"top{k}" for k in range(1, 6)]
-    )
+def _write_predictions(path: Path, rows: Iterator[list[str]], names: Sequence[str]) -> None:
+    """A row a picture.
+
+    Args:
+        path: the CSV.
+        rows: the titles of what stands beside a picture's name, then that for each.
+        names: of the pictures.
+    """
     # A file name that is not valid UTF-8 reaches Python as lone surrogates: write them as \udcXX.
     with (
         atomic_write(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["picture", "label", "prediction", "correct", "confidence", *columns])
-        rows = zip(names, labels.tolist(), logits, softmax(logits), strict=True)
-        for name, label, scores, row in rows:
-            order = np.argsort(-scores, kind="stable")  # equals stay in the order of the classes
-            guess = int(order[0])
-            shown = (
-                [f"{p:.6g}" for p in row]
-                if all_classes
-                else [f"{classes[k]}:{row[k]:.6g}" for k in order[:5]]
-            )
-            right = "true" if guess == label else "false"
-            writer.writerow(
-                [name, classes[label], classes[guess], right, f"{row[guess]:.6g}", *shown]
-            )
+        for name, row in zip(["picture", *names], rows, strict=True):
+            writer.writerow([name, *row])
 
 
-def summary_text(metrics: Metrics, classes: Sequence[str]) -> str:
+def _rows(logits: FloatArray, labels: IntArray, classes: Sequence[str]) -> Iterator[list[str]]:
+    """The columns of the CSV: titles, then a row for each picture."""
+    yield ["label", "prediction", "correct", "confidence", *_titles(classes)]
+    for label, scores, row in zip(labels.tolist(), logits, softmax(logits), strict=True):
+        guess = int(np.argsort(-scores, kind="stable")[0])  # of equals, the first
+        right = "true" if guess == label else "false"
+        shown = _probabilities(scores, row, classes)
+        yield [classes[label], classes[guess], right, f"{row[guess]:.6g}", *shown]
+
+
+def _rows_of_several(
+    logits: FloatArray, labels: IntArray, classes: Sequence[str]
+) -> Iterator[list[str]]:
+    """Likewise, with the classes of a picture, and those called present, between ``|``."""
+    yield ["labels", "predictions", "correct", *_titles(classes)]
+    for own, scores, row in zip(labels, logits, sigmoid(logits), strict=True):
+        called = scores >= 0
+        right = "true" if np.array_equal(own == 1, called) else "false"
+        sets = [
+            "|".join(classes[k] for k in np.flatnonzero(part).tolist()) for part in (own, called)
+        ]
+        yield [*sets, right, *_probabilities(scores, row, classes)]
+
+
+def _titles(classes: Sequence[str]) -> list[str]:
+    """Of a column for each class, or with many classes for the five most probable."""
+    if len(classes) <= _MAX_ROWS:
+        return [f"p({name})" for name in classes]
+    return [f"top{k}" for k in range(1, 6)]
+
+
+def _probabilities(scores: FloatArray, row: FloatArray, classes: Sequence[str]) -> list[str]:
+    if len(classes) <= _MAX_ROWS:
+        return [f"{p:.6g}" for p in row]
+    order = np.argsort(-scores, kind="stable")  # equals stay in the order of the classes
+    return [f"{classes[k]}:{row[k]:.6g}" for k in order[:5]]
+
+
+def summary_text(metrics: Metrics | MultiLabelMetrics, classes: Sequence[str]) -> str:
     """The metrics as a readable block of lines, without a line end at the last."""
+    if isinstance(metrics, MultiLabelMetrics):
+        return _summary_of_several(metrics)
     low, high = metrics.top1_interval
     right = sum(metrics.confusion[i][i] for i in range(len(classes)))
     lines = [
@@ -143,21 +180,56 @@ def summary_text(metrics: Metrics, classes: Sequence[str]) -> str:
     return "\n".join([*lines, "", *_class_table(metrics.per_class)])
 
 
-def _class_table(rows: Sequence[ClassMetrics]) -> list[str]:
-    """A line a class; of many classes the ones with the lowest recall."""
+def _summary_of_several(metrics: MultiLabelMetrics) -> str:
+    interval = metrics.mean_average_precision_interval
+    note = "   no picture has a label"
+    if interval is not None:
+        absent = sum(area is None for area in metrics.average_precision)
+        without = f", without {absent} classes that have no pictures" if absent else ""
+        note = f"   95 % interval {interval[0]:.4f} to {interval[1]:.4f}{without}"
+    answers = metrics.num_images * len(metrics.per_class)
+    wrong = round(metrics.hamming_loss * answers)
+    lines = [
+        f"mAP       {_number(metrics.mean_average_precision, 4):>7}{note}",
+        f"loss      {metrics.loss:7.4f}   mean binary cross-entropy, summed over the classes",
+        f"micro F1  {_number(metrics.micro_f1, 4):>7}   a class is present from probability 0.5 on",
+        f"macro F1  {_number(metrics.macro_f1, 4):>7}",
+        f"exact     {metrics.exact_match:7.2%}   of {metrics.num_images} pictures have every class "
+        f"told right",
+        f"Hamming   {metrics.hamming_loss:7.4f}   {wrong} of {answers} answers wrong",
+        "",
+    ]
+    return "\n".join([*lines, *_class_table(metrics.per_class, metrics.average_precision)])
+
+
+def _class_table(
+    rows: Sequence[ClassMetrics], areas: Sequence[float | None] | None = None
+) -> list[str]:
+    """A line a class; of many classes the ones with the lowest recall or average precision.
+
+    Args:
+        rows: of the classes.
+        areas: their average precisions, where there are such.
+    """
+    told = [row.recall for row in rows] if areas is None else list(areas)
+    chosen = list(range(len(rows)))
     lines = []
     if len(rows) > _MAX_ROWS:
-        lines.append(f"The {_MAX_ROWS} of {len(rows)} classes with the lowest recall:")
-        with_pictures = [row for row in rows if row.recall is not None]
-        rows = sorted(with_pictures, key=lambda row: row.recall or 0.0)[:_MAX_ROWS]
-    names = [short_name(row.name, 40) for row in rows]
+        measure = "recall" if areas is None else "average precision"
+        lines.append(f"The {_MAX_ROWS} of {len(rows)} classes with the lowest {measure}:")
+        known = [k for k in chosen if told[k] is not None]
+        chosen = sorted(known, key=lambda k: told[k] or 0.0)[:_MAX_ROWS]
+    names = [short_name(rows[k].name, 40) for k in chosen]
     width = max(len("class"), *map(len, names))
-    lines.append(f"{'class':<{width}}  pictures  precision  recall      F1")
-    lines += [
-        f"{name:<{width}}  {row.support:>8}  {_number(row.precision):>9}  "
-        f"{_number(row.recall):>6}  {_number(row.f1):>6}"
-        for name, row in zip(names, rows, strict=True)
-    ]
+    title = "" if areas is None else "      AP"
+    lines.append(f"{'class':<{width}}  pictures  precision  recall      F1{title}")
+    for name, k in zip(names, chosen, strict=True):
+        row = rows[k]
+        area = "" if areas is None else f"  {_number(areas[k]):>6}"
+        lines.append(
+            f"{name:<{width}}  {row.support:>8}  {_number(row.precision):>9}  "
+            f"{_number(row.recall):>6}  {_number(row.f1):>6}{area}"
+        )
     return lines
 
 
