@@ -6,7 +6,7 @@ from PIL import Image
 
 from vit_lightning.data import resizing
 from vit_lightning.data.pictures import Region
-from vit_lightning.data.resizing import Interpolation, resize
+from vit_lightning.data.resizing import Interpolation, mirrored, resize
 from vit_lightning.models.config import Size
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -74,3 +74,10 @@ def test_read_only_pixels_are_read_without_complaint() -> None:
     pixels = textured(20, 20)
     pixels.flags.writeable = False
     assert resize(pixels, (0, 0, 20, 20), (20, 20), "bilinear").tolist() == pixels.tolist()
+
+
+def test_left_and_right_are_swapped() -> None:
+    pixels = textured(7, 5)
+    found = mirrored(pixels[:, 1:])
+    assert found.tolist() == pixels[:, :0:-1].tolist()
+    assert found.flags.c_contiguous

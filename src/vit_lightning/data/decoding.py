@@ -11,10 +11,23 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from vit_lightning.data.pictures import OpenPicture, Region, WholePicture, open_picture
+from vit_lightning.data.decoded import KeptPicture
+from vit_lightning.data.pictures import (
+    Interpolation,
+    Labels,
+    OpenPicture,
+    PictureFiles,
+    Pictures,
+    Region,
+    WholePicture,
+    open_picture,
+)
+from vit_lightning.data.resizing import resize
 from vit_lightning.models.config import Size
 
 # What is decoded shows at least this many pixels for one of the result: with less, resizing it
@@ -111,6 +124,12 @@ class _ScaledJpeg:
             # The full decoding refuses the file with its reason, or knows what to do with it.
             return WholePicture(open_picture(self.path)).part(region, size)
 
+    def resized(
+        self, region: Region, size: Size, interpolation: Interpolation
+    ) -> NDArray[np.uint8]:
+        """See ``OpenPicture``; by vector instructions where there are some."""
+        return resize(*self.part(region, size), size, interpolation)
+
     def _scaled_part(self, region: Region, scale: int) -> tuple[Image.Image, Region]:
         region = self.turn.stored(region, self.stored)
         picture = self._decoded(math.ceil(region[3]), scale)
@@ -128,8 +147,8 @@ class _ScaledJpeg:
         """The picture from the first row to at least ``last_row``, at 1 / ``scale``."""
         height, width = self.stored
         rows = min(height, last_row + _SPARE_ROWS)
-        content = bytearray(self.content)
-        content[self.height_at : self.height_at + 2] = rows.to_bytes(2, "big")
+        before, after = self.content[: self.height_at], memoryview(self.content)[self.height_at :]
+        content = b"".join((before, rows.to_bytes(2, "big"), after[2:]))
         with JpegImageFile(io.BytesIO(content)) as picture:
             if scale > 1:
                 picture.draft(None, (width // scale, rows // scale))
@@ -137,6 +156,68 @@ class _ScaledJpeg:
                 raise ValueError("the header is not what it seemed")
             picture.load()
         return picture
+
+
+@dataclass(frozen=True, eq=False)
+class _FastPicture:
+    """A decoded picture that is resized by vector instructions.
+
+    Args:
+        picture: the picture.
+    """
+
+    picture: OpenPicture
+
+    @property
+    def size(self) -> Size:
+        """See ``OpenPicture``."""
+        return self.picture.size
+
+    def part(self, region: Region, size: Size) -> tuple[Image.Image, Region]:
+        """See ``OpenPicture``."""
+        return self.picture.part(region, size)
+
+    def resized(
+        self, region: Region, size: Size, interpolation: Interpolation
+    ) -> NDArray[np.uint8]:
+        """See ``OpenPicture``; by vector instructions where there are some."""
+        if isinstance(self.picture, KeptPicture):
+            return resize(*self.picture.rows(region), size, interpolation)
+        return resize(*self.picture.part(region, size), size, interpolation)
+
+
+@dataclass(frozen=True, eq=False)
+class FastPictures:
+    """Pictures, opened and resized as fast as a mean error below 0.5 of 255 allows.
+
+    Args:
+        pictures: files, which are decoded by ``open_scaled``, or any others, kept or in memory.
+    """
+
+    pictures: Pictures
+
+    @property
+    def labels(self) -> Labels:
+        """See ``Pictures``."""
+        return self.pictures.labels
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def name(self, index: int) -> str:
+        """See ``Pictures``."""
+        return self.pictures.name(index)
+
+    def load(self, index: int) -> Image.Image:
+        """See ``Pictures``: the whole picture, exactly."""
+        return self.pictures.load(index)
+
+    def open(self, index: int) -> OpenPicture:
+        """See ``Pictures``."""
+        if isinstance(self.pictures, PictureFiles):
+            picture = open_scaled(self.pictures.root / self.pictures.name(index))
+            return _FastPicture(picture) if isinstance(picture, WholePicture) else picture
+        return _FastPicture(self.pictures.open(index))
 
 
 def open_scaled(path: Path) -> OpenPicture:
@@ -163,11 +244,7 @@ def open_scaled(path: Path) -> OpenPicture:
 
 def _opened(path: Path) -> _ScaledJpeg | None:
     """None: the file is to be decoded in full."""
-    with path.open("rb") as file:
-        content = file.read(2)
-        if content != _START_OF_IMAGE:
-            return None
-        content += file.read()
+    content = path.read_bytes()
     height_at = _height_position(content)
     # Behind the header, where a thumbnail has an end of its own.
     if height_at is None or content.rfind(_END_OF_IMAGE, height_at) < 0:
@@ -184,6 +261,8 @@ def _opened(path: Path) -> _ScaledJpeg | None:
 
 def _height_position(content: bytes) -> int | None:
     """Where the frame header of a JPEG has its number of rows; None: it is not read from there."""
+    if not content.startswith(_START_OF_IMAGE):
+        return None
     position = len(_START_OF_IMAGE)
     while content[position] == 0xFF:
         marker = content[position + 1]
