@@ -301,7 +301,8 @@ def test_unreadable_training_picture_is_named(
     broken.write_bytes(b"no picture")
     path = write(tiny, data={"root": str(tmp_path / "pictures"), "workers": 1})
     message = refused("train", path)
-    assert message.startswith(f"{broken}: cannot be read as a picture")
+    assert message.startswith("1 picture of ")
+    assert f"{broken}: cannot be read as a picture" in message
 
 
 # predict, attend, info

@@ -429,3 +429,27 @@ def test_an_evaluation_on_other_pictures_of_the_split_says_so(
 def test_overrides_are_for_files(tiny: dict[str, Any], write: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="overrides are for experiment files"):
         train(load_experiment(write(tiny)), ["optim.lr=1"])
+
+
+# Pictures that cannot be read
+
+
+def test_unreadable_pictures_are_left_out_and_told(
+    write: Write, tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "holes"
+    shutil.copytree(tiny["data"]["root"], root)
+    broken = [sorted((root / split / "cat").iterdir())[0] for split in ("train", "val")]
+    for path in broken:
+        path.write_bytes(b"")
+    names = {path.parts[-3]: path.relative_to(root).as_posix() for path in broken}
+    experiment = write(tiny, data={"root": str(root)}, trainer={"max_steps": 4})
+    with pytest.raises(InputError, match="2 pictures of 16 cannot be read") as caught:
+        train(experiment)
+    assert all(str(path) in str(caught.value) for path in broken)
+    result = train(experiment, ["data.on_bad_image=skip"])
+    assert result.best["val"].num_images == 5
+    said = capsys.readouterr().out
+    assert all(f"left out, as it cannot be read: {name}" in said for name in names.values())
+    told = json.loads((result.run / "result.json").read_text())["unreadable"]
+    assert told == {split: [name] for split, name in names.items()}

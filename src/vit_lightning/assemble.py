@@ -2,11 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from vit_lightning.data.datamodule import EvalData, TrainData
+from vit_lightning.data.decoded import open_cache
+from vit_lightning.data.decoding import FastPictures
 from vit_lightning.data.pictures import Splits
 from vit_lightning.data.sources import open_dataset
 from vit_lightning.data.transforms import Preprocessing
@@ -101,12 +104,16 @@ def _refuse_other_head(bundle: ModelBundle, classes: tuple[str, ...]) -> None:
 def open_splits(experiment: Experiment) -> Splits:
     """The pictures of an experiment, decoded and kept as it says."""
     data = experiment.data
-    return open_dataset(
+    splits = open_dataset(
         data.name,
         None if data.root is None else Path(data.root).expanduser(),
         val_fraction=data.val_fraction,
         seed=experiment.seed,
+        label_separator=data.label_separator,
     )
+    if data.cache is not None:
+        splits = splits.each(partial(open_cache, settings=data.cache))
+    return splits.each(FastPictures) if data.decoding == "fast" else splits
 
 
 def train_data(

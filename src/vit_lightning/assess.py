@@ -54,6 +54,7 @@ class Assessment:
         logits: (N, classes).
         labels: (N,).
         names: N names of pictures.
+        unreadable: names of those that could not be read, which are in nothing of the above.
         classes: names.
     """
 
@@ -62,6 +63,7 @@ class Assessment:
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
     names: list[str]
+    unreadable: list[str]
     classes: tuple[str, ...]
 
     def write(
@@ -75,7 +77,7 @@ class Assessment:
             labels=self.labels,
             names=self.names,
             classes=self.classes,
-            header=header,
+            header=header | {"unreadable": self.unreadable},
         )
         confusion = confusion_figure(self.metrics.confusion, self.classes)
         curves = roc_figure(self.logits, self.labels, self.classes)
@@ -91,10 +93,15 @@ def assess(
     classes: tuple[str, ...],
 ) -> Assessment:
     """Run a model over a split, on the devices and in the ``eval_precision`` of ``settings``."""
-    logits, labels = predict_logits(settings, task, data)
-    names = [data.pictures.name(index) for index in range(len(data.pictures))]
+    with data.naming_pictures():
+        logits, labels, read = predict_logits(settings, task, data, data.kept)
+    names = [data.pictures.name(index) for index in read]
+    missing = np.setdiff1d(np.arange(len(data.pictures)), read)
+    unreadable = [data.pictures.name(index) for index in missing]
+    if unreadable:
+        say(f"{split}: left out, as they cannot be read: {_some(unreadable)}")
     metrics = compute_metrics(logits, labels, classes)
-    return Assessment(split, metrics, logits, labels, names, classes)
+    return Assessment(split, metrics, logits, labels, names, unreadable, classes)
 
 
 def evaluate(
@@ -187,6 +194,6 @@ def _refuse_other_classes(bundle: ModelBundle, splits: Splits, checkpoint: str |
         )
 
 
-def _some(names: tuple[str, ...], most: int = 8) -> str:
+def _some(names: Sequence[str], most: int = 8) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

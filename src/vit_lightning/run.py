@@ -4,7 +4,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from vit_lightning.assemble import (
     train_data,
 )
 from vit_lightning.assess import Assessment, assess
-from vit_lightning.attention_view import draw_attention
+from vit_lightning.attention_view import draw_some_attention
 from vit_lightning.console import is_main_process, say
 from vit_lightning.data.datamodule import TrainData
 from vit_lightning.errors import InputError
@@ -60,11 +60,15 @@ from vit_lightning.training.callbacks import (
 from vit_lightning.training.loggers import build_loggers, require_loggers
 from vit_lightning.training.progress import StepProgress
 from vit_lightning.training.task import VisionTask
-from vit_lightning.training.trainer import build_trainer, choose_precision, quiet_lightning
+from vit_lightning.training.trainer import (
+    build_trainer,
+    choose_precision,
+    merged_over_ranks,
+    quiet_lightning,
+)
 
 _LOST_PROCESS = re.compile("closed by peer|Connection reset|remote worker|NCCL", re.IGNORECASE)
 _TERMINATED = 143  # the exit code of a process that SIGTERM has ended
-_SHOWN_PICTURES = 4  # of the validation split, whose attention is drawn
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ class _Run:
     task: VisionTask
     best: ModelCheckpoint
     start: Path | None  # checkpoint to go on from
+    unreadable: dict[str, list[str]] = field(default_factory=dict)  # split → pictures left out
 
     @property
     def start_step(self) -> int:
@@ -233,10 +238,14 @@ def _fit(run: _Run) -> _Run:
     trainer.accumulate_grad_batches = per_step
     trainer.val_check_interval = run.plan.val_every_steps * per_step
     if run.start_step < run.plan.total_steps:
-        with _said_plainly(run, trainer):
+        with _said_plainly(run, trainer), run.data.naming_pictures():
             trainer.fit(run.task, datamodule=run.data, ckpt_path=run.start, weights_only=True)
         trainer.save_checkpoint(run.last)
-    return replace(run, folder=trainer.strategy.broadcast(run.folder))
+    return replace(
+        run,
+        folder=trainer.strategy.broadcast(run.folder),
+        unreadable=merged_over_ranks(run.data.unreadable_names()),
+    )
 
 
 @contextmanager
@@ -272,12 +281,8 @@ def _say_how_to_go_on(run: _Run) -> None:
 
 
 def _draw_attention(data: TrainData, model: VisionTransformer) -> Figure:
-    """The attention over a few validation pictures, always the same ones, evenly chosen."""
-    pictures, classes = data.splits.val, data.splits.classes
-    count = min(_SHOWN_PICTURES, len(pictures))
-    indices = [int((i + 0.5) * len(pictures) / count) for i in range(count)]
-    captioned = [(pictures.load(i), classes[pictures.labels[i]]) for i in indices]
-    return draw_attention(model, data.preprocessing, captioned)
+    splits = data.splits
+    return draw_some_attention(model, data.preprocessing, splits.val, splits.classes)
 
 
 def _conclude(run: _Run, path: Path | None) -> TrainResult:
@@ -300,6 +305,7 @@ def _conclude(run: _Run, path: Path | None) -> TrainResult:
             "chosen_on": "val",
             "best": {"step": best_step, **_headlines(best)},
             "final": {"step": final_step, **_headlines(final)},
+            "unreadable": run.unreadable,
         }
         write_json(run.folder / RESULT_FILE, result)  # comes last: the run is finished
         say_results(

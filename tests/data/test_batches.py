@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.plugins.precision import HalfPrecision
 from PIL import Image
 
 from vit_lightning.data.batches import EvalDataset, RawBatch, TrainDataset
@@ -38,8 +40,16 @@ def train_dataset(
     return TrainDataset(pictures, view, seed, mixing=mixing)
 
 
+def parts(batch: RawBatch) -> list[torch.Tensor]:
+    return [batch.pixels, batch.labels, batch.mixing, batch.unreadable]
+
+
+def joined(*batches: RawBatch) -> RawBatch:
+    return RawBatch(*(torch.cat(same) for same in zip(*map(parts, batches), strict=True)))
+
+
 def same(first: RawBatch, second: RawBatch) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    return all(map(torch.equal, parts(first), parts(second)))
 
 
 def test_a_sample_is_a_function_of_seed_epoch_index_and_copy() -> None:
@@ -61,7 +71,7 @@ def test_a_batch_is_its_samples_whatever_stands_beside_them() -> None:
     whole = dataset.__getitems__(samples)
     halves = [dataset.__getitems__(samples[:2]), dataset.__getitems__(samples[2:])]
     assert whole.mixing.shape == (2, 5)
-    assert same(whole, RawBatch(*(torch.cat(parts) for parts in zip(*halves, strict=True))))
+    assert same(whole, joined(*halves))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +95,7 @@ def batches(workers: int, context: str | None = None) -> list[RawBatch]:
         num_workers=workers,
         multiprocessing_context=context,
     )
-    return [RawBatch(*(part.clone() for part in batch)) for batch in loader]
+    return [joined(batch) for batch in loader]
 
 
 # A machine with two cores is warned of four workers.
@@ -108,6 +118,14 @@ def test_eval_dataset_takes_pictures_in_order() -> None:
     assert torch.equal(images, torch.stack([preprocessing(pictures.load(i)) for i in (4, 7)]))
     assert batch.labels.tolist() == [1, 1]
     assert batch.mixing.shape == (0, 5)
+
+
+def test_numbers_reach_the_device_as_they_are() -> None:
+    batch = train_dataset(toy_pictures(), mixup=1.0).__getitems__([(0, 3, 0), (0, 5, 0)])
+    plugin = HalfPrecision("bf16-true")
+    moved = move_data_to_device(plugin.convert_input(batch), torch.device("cpu"))
+    assert same(moved, batch)
+    assert moved.mixing.dtype == torch.float32
 
 
 # Pictures that cannot be read

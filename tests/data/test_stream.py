@@ -1,6 +1,7 @@
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 
 from vit_lightning.data.draws import epoch_permutation
@@ -108,3 +109,51 @@ def test_shards_hold_every_sample_once() -> None:
 def test_fewer_pictures_than_ranks_are_refused() -> None:
     with pytest.raises(InputError, match="2 pictures to evaluate on are too few for 3 processes"):
         ShardSampler(2, 0, 3)
+
+
+# Pairs and copies
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("micro_batch", [None, 2, 3, 5, 100])
+def test_pairs_are_never_cut(world_size: int, micro_batch: int | None) -> None:
+    options = {"batch_size": 14, "num_steps": 3, "size": 11, "pairs": True}
+    ranks = {"world_size": world_size, "micro_batch": micro_batch}
+    samplers = [stream(**options, **ranks, rank=rank) for rank in range(world_size)]
+    per_step = samplers[0].micro_batches_per_step
+    shares = [list(sampler) for sampler in samplers]
+    for step, batch in enumerate(stream(size=11, batch_size=14, num_steps=3)):
+        parts = [share[step * per_step : (step + 1) * per_step] for share in shares]
+        assert all(len(part) % 2 == 0 for share in parts for part in share)
+        assert max(len(part) for share in parts for part in share) <= (micro_batch or 14)
+        assert list(itertools.chain(*itertools.chain(*parts))) == batch
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 5}, r"batch_size \(5\) must be even"),
+        ({"batch_size": 6, "micro_batch": 1}, r"micro_batch \(1\) at least 2"),
+        ({"batch_size": 4, "world_size": 3}, "3 parts of whole pairs .* at least 6"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        stream(**options, pairs=True)
+
+
+def test_a_batch_repeats_its_pictures_apart() -> None:
+    batches = list(stream(size=10, batch_size=12, num_steps=5, repeats=3))
+    plain = list(stream(size=10, batch_size=4, num_steps=5))
+    for batch, distinct in zip(batches, plain, strict=True):
+        for copy in range(3):
+            expected = [(epoch, index, copy) for epoch, index, _ in distinct]
+            assert batch[4 * copy : 4 * copy + 4] == expected
+    with pytest.raises(InputError, match="must be a multiple of"):
+        stream(batch_size=10, repeats=3)
+
+
+def test_another_order_may_be_given() -> None:
+    order = [np.array([2, 2, 0]), np.array([1, 0, 1])]
+    samples = stream(size=3, batch_size=3, num_steps=2, order=order.__getitem__)
+    assert [[index for _, index, _ in batch] for batch in samples] == [[2, 2, 0], [1, 0, 1]]

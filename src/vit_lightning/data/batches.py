@@ -6,7 +6,7 @@ process that trains gets the batch without a copy, and normalises it where the m
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,20 +25,35 @@ from vit_lightning.errors import InputError
 _DRAWS = 5  # numbers that say how a pair is mixed
 
 
-class RawBatch(NamedTuple):
+class RawBatch:
     """A batch before the device has finished it.
+
+    No tuple of tensors: Lightning rounds such to bfloat16 on their way where that is the precision
+    of the model, and pixels in [0, 255] or places in a picture do not survive it.
 
     Args:
         pixels: (B, height, width, C) in [0, 255], uint8 or float32.
         labels: (B,) int64, or (B, K) uint8 of pictures with several labels.
         mixing: (B/2, 5) how neighbours are mixed; (0, 5) if they are not.
-        unreadable: (U,) int64, the pictures left out or replaced because they cannot be read.
+        unreadable: (U,) int64, the pictures left out or replaced because they cannot be read; stays
+            on the CPU.
     """
 
-    pixels: Tensor
-    labels: Tensor
-    mixing: Tensor
-    unreadable: Tensor
+    def __init__(self, pixels: Tensor, labels: Tensor, mixing: Tensor, unreadable: Tensor) -> None:
+        self.pixels = pixels
+        self.labels = labels
+        self.mixing = mixing
+        self.unreadable = unreadable
+
+    def to(self, device: torch.device, **options: Any) -> "RawBatch":
+        """The batch on a device, as tensors go there."""
+        pixels, labels = self.pixels.to(device, **options), self.labels.to(device, **options)
+        return RawBatch(pixels, labels, self.mixing.to(device, **options), self.unreadable)
+
+    def pin_memory(self) -> "RawBatch":
+        """The batch in memory that a GPU can fetch from by itself."""
+        pixels, labels = self.pixels.pin_memory(), self.labels.pin_memory()
+        return RawBatch(pixels, labels, self.mixing.pin_memory(), self.unreadable)
 
 
 class UnderWay:

@@ -7,15 +7,19 @@ from functools import partial
 from typing import Any
 
 import lightning as L  # the project's own convention for its import
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from vit_lightning.console import say
 from vit_lightning.data.batches import EvalDataset, RawBatch, TrainDataset
 from vit_lightning.data.draws import balanced_order
 from vit_lightning.data.loader import PictureLoader, StreamLoader
 from vit_lightning.data.mixing import Mixing, mix_pairs, soft_targets
-from vit_lightning.data.pictures import Pictures, Splits
+from vit_lightning.data.pictures import PictureError, Pictures, Splits
 from vit_lightning.data.stream import ShardSampler, StreamBatchSampler
 from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.data.unreadable import all_unreadable
 from vit_lightning.data.views import TrainView
 from vit_lightning.errors import InputError
 from vit_lightning.settings import DataSettings
@@ -42,26 +46,42 @@ class EvalData(L.LightningDataModule):
         self.pictures = pictures
         self.preprocessing = preprocessing
         self.settings = settings
-        self.workers = _default_workers() if settings.workers is None else settings.workers
+        self.workers = default_workers() if settings.workers is None else settings.workers
         self.unreadable: set[int] = set()
         self._loaders: list[PictureLoader] = []
 
     @contextmanager
     def naming_pictures(self) -> Iterator[None]:
-        """Answer the death of a loading process by the picture that it was reading.
+        """Tell which pictures a failure is about: all that cannot be read, or a worker's last.
 
-        torch raises it from a signal handler, wherever the main process happens to be.
+        torch raises the death of a loading process from a signal handler, wherever the main
+        process happens to be.
 
         Raises:
-            InputError: a loading process died, most often for want of memory.
+            InputError: pictures cannot be read; a loading process died, most often for want of
+                memory.
         """
         try:
             yield
+        except PictureError as error:
+            raise all_unreadable(error, self._all_pictures(), self.workers) from None
         except (RuntimeError, OSError, EOFError) as error:
             words = [loader.last_words(error) for loader in self._loaders]
             for said in filter(None, words):
                 raise InputError(said) from None
             raise
+
+    def kept(self) -> NDArray[np.int64]:
+        """The indices of this rank's pictures, ascending, without those that cannot be read."""
+        indices = ShardSampler(len(self.pictures), *self._place())
+        return np.array([i for i in indices if i not in self.unreadable], dtype=np.int64)
+
+    def unreadable_names(self) -> dict[str, list[str]]:
+        """The pictures that this rank has found unreadable and left out so far, by split."""
+        return {"evaluation": [self.pictures.name(index) for index in sorted(self.unreadable)]}
+
+    def _all_pictures(self) -> dict[str, Pictures]:
+        return {"evaluation": self.pictures}
 
     def predict_dataloader(self) -> PictureLoader:
         """The pictures of this rank, in order."""
@@ -69,13 +89,19 @@ class EvalData(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Batch:
         """Finish a batch where the model is: (images, targets)."""
-        self.unreadable.update(batch.unreadable.tolist())
-        return self._finished(batch)
+        _note(self.unreadable, batch, self.pictures)
+        return self._as_the_model_is(self._finished(batch))
 
     def _finished(self, batch: RawBatch) -> Batch:
         """Images (B, C, height, width), normalised; labels (B,), or (B, K) as float32."""
         images = self.preprocessing.normalised(batch.pixels.permute(0, 3, 1, 2))
         return images, batch.labels if batch.labels.dim() == 1 else batch.labels.float()
+
+    def _as_the_model_is(self, batch: Batch) -> Batch:
+        """The batch in the model's precision, which Lightning has set before it was finished."""
+        images, targets = batch
+        assert self.trainer is not None  # whose hook this is
+        return self.trainer.precision_plugin.convert_input(images), targets
 
     def _eval_loader(self, **options: Any) -> PictureLoader:
         rank, world_size = self._place()
@@ -182,24 +208,44 @@ class TrainData(EvalData):
         self._loaders.append(loader)
         return loader
 
+    def _all_pictures(self) -> dict[str, Pictures]:
+        splits = {"train": self.splits.train, "val": self.splits.val, "test": self.splits.test}
+        return {name: pictures for name, pictures in splits.items() if pictures is not None}
+
+    def unreadable_names(self) -> dict[str, list[str]]:
+        """As of ``EvalData``, for train and val."""
+        splits, found = self._all_pictures(), self.unreadable_in_training
+        return {
+            "train": [splits["train"].name(index) for index in sorted(found)],
+            "val": [splits["val"].name(index) for index in sorted(self.unreadable)],
+        }
+
     def val_dataloader(self) -> PictureLoader:
         """The validation pictures of this rank; the workers stay for the next validation."""
         return self._eval_loader(persistent_workers=self.workers > 0)
 
     def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Batch:
         """Finish a batch where the model is: (images, labels or, where mixed, soft targets)."""
-        if self.trainer is None or not self.trainer.training:
+        assert self.trainer is not None  # whose hook this is
+        if not self.trainer.training:
             return super().on_after_batch_transfer(batch, dataloader_idx)
-        self.unreadable_in_training.update(batch.unreadable.tolist())
+        _note(self.unreadable_in_training, batch, self.splits.train)
         images, targets = self._finished(batch)
-        if self.mixing is None:
-            return images, targets
-        if targets.dim() == 1:
-            targets = soft_targets(targets, len(self.splits.classes))
-        return mix_pairs(images, targets, batch.mixing)
+        if self.mixing is not None:
+            if targets.dim() == 1:
+                targets = soft_targets(targets, len(self.splits.classes))
+            images, targets = mix_pairs(images, targets, batch.mixing)
+        return self._as_the_model_is((images, targets))
 
 
-def _default_workers() -> int:
+def _note(known: set[int], batch: RawBatch, pictures: Pictures) -> None:
+    """Remember the pictures that a batch had to do without, and say so once of each."""
+    for index in sorted(set(batch.unreadable.tolist()) - known):
+        known.add(index)
+        say(f"left out, as it cannot be read: {pictures.name(index)}")
+
+
+def default_workers() -> int:
     """One loading process per core this process may use, at most four."""
     if hasattr(os, "sched_getaffinity"):
         return min(len(os.sched_getaffinity(0)), 4)

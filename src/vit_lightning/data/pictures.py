@@ -1,24 +1,40 @@
 """Pictures of one split, wherever they lie: files of a folder or arrays in memory."""
 
 import hashlib
+import io
+import stat
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vit_lightning.data.names import PackedNames
 from vit_lightning.errors import InputError
 from vit_lightning.models.config import Size
 
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
 # Compared in lower case.
 EXTENSIONS = frozenset(
     [".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"]
 )
+# By content. Pillow knows more, among them formats that it hands to programs such as Ghostscript.
+_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+# EXIF orientation → what makes the picture upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class PictureError(InputError):
@@ -34,6 +50,7 @@ class PictureError(InputError):
         super().__init__(message.rpartition(f"{__name__}.PictureError: ")[2])
 
 
+Interpolation = Literal["bilinear", "bicubic"]
 Region = tuple[float, float, float, float]  # left, top, right, bottom in pixels, as Pillow has it
 
 
@@ -58,6 +75,15 @@ class OpenPicture(Protocol):
             PictureError: the pixels cannot be read.
         """
 
+    def resized(
+        self, region: Region, size: Size, interpolation: Interpolation
+    ) -> NDArray[np.uint8]:
+        """A region at another size: (height, width, 3), antialiased, rounded to 8 bits.
+
+        Raises:
+            PictureError: the pixels cannot be read.
+        """
+
 
 @dataclass(frozen=True, eq=False)
 class WholePicture:
@@ -74,13 +100,32 @@ class WholePicture:
         """The picture and the region as they are."""
         return self.image, region
 
+    def resized(
+        self, region: Region, size: Size, interpolation: Interpolation
+    ) -> NDArray[np.uint8]:
+        """See ``OpenPicture``; by Pillow."""
+        return np.array(resized_image(self.image, region, size, interpolation))
+
+
+def resized_image(
+    image: Image.Image, region: Region, size: Size, interpolation: Interpolation
+) -> Image.Image:
+    """A region of an image at another size (height, width), by Pillow: what all else is held to."""
+    return image.resize((size[1], size[0]), _FILTERS[interpolation], region)
+
+
+# int64 of one class for each picture, or uint8 of several.
+Labels = NDArray[np.integer[Any]]
+
 
 class Pictures(Protocol):
     """One split: pictures that can be loaded one by one, and their labels in memory."""
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """(N,) class of every picture, an index into ``Splits.classes``."""
+    def labels(self) -> Labels:
+        """Of every picture: (N,) its class, an index into ``Splits.classes``; or, where pictures
+        have several, (N, K) uint8 with 1 for each of the K classes that it has.
+        """
 
     def __len__(self) -> int: ...
 
@@ -101,12 +146,12 @@ class PictureFiles:
     Args:
         root: the folder.
         names: paths relative to ``root``, with forward slashes; kept packed.
-        labels: (N,) class of every picture.
+        labels: as of ``Pictures``.
     """
 
     root: Path
     names: Sequence[str]
-    labels: NDArray[np.int64]
+    labels: Labels
 
     def __post_init__(self) -> None:
         if not isinstance(self.names, PackedNames):
@@ -195,6 +240,16 @@ class Splits:
     test: Pictures | None
     notes: tuple[str, ...]
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a picture may have several labels, or none."""
+        return self.train.labels.ndim == 2
+
+    def each(self, change: Callable[[Pictures], Pictures]) -> "Splits":
+        """The same data set with every split changed."""
+        test = None if self.test is None else change(self.test)
+        return replace(self, train=change(self.train), val=change(self.val), test=test)
+
     def fingerprint(self) -> dict[str, Any]:
         """What tells this data set from another: classes, and of each split count and digest.
 
@@ -214,6 +269,14 @@ def _digest(pictures: Pictures) -> dict[str, Any]:
     return {"count": len(pictures), "sha256": digest.hexdigest()}
 
 
+def class_counts(labels: Labels, num_classes: int) -> NDArray[np.int64]:
+    """(num_classes,) how many pictures have each class."""
+    if labels.ndim == 1:
+        return np.bincount(labels, minlength=num_classes)
+    counts: NDArray[np.int64] = np.sum(labels, axis=0, dtype=np.int64)
+    return counts
+
+
 def _names(pictures: Pictures) -> PackedNames:
     packed = getattr(pictures, "packed", None)
     if isinstance(packed, PackedNames):
@@ -225,11 +288,14 @@ def count_notes(classes: tuple[str, ...], **splits: Pictures) -> list[str]:
     """One sentence per split: how many pictures, of which classes; train, val, test."""
     notes = []
     for name in sorted(splits, key=["train", "val", "test"].index):
-        counts = np.bincount(splits[name].labels, minlength=len(classes))
+        counts = class_counts(splits[name].labels, len(classes))
         if len(classes) <= 10:
             detail = ", ".join(f"{label}: {n}" for label, n in zip(classes, counts, strict=True))
         else:
             detail = f"{len(classes)} classes of {counts.min()} to {counts.max()}"
+        if splits[name].labels.ndim == 2:
+            bare = int((splits[name].labels.sum(axis=1) == 0).sum())
+            detail += f"; without any: {bare}" if bare else ""
         notes.append(f"{name}: {len(splits[name])} pictures ({detail})")
     return notes
 
@@ -237,33 +303,78 @@ def count_notes(classes: tuple[str, ...], **splits: Pictures) -> list[str]:
 def open_picture(path: Path) -> Image.Image:
     """Read a picture file as an upright RGB picture.
 
-    The EXIF orientation is applied, and of several frames the first is taken. Transparent pixels
-    have no colour of their own: they are laid over white. 16-bit grey is scaled to 8 bits.
+    The orientation of the metadata is applied, and of several frames the first is taken.
+    Transparent pixels have no colour of their own: they are laid over white. 16-bit grey is scaled
+    to 8 bits. What the file is called does not matter, only what is in it.
 
     Raises:
         PictureError: the file is missing, truncated, too large to be harmless, or no picture.
     """
     try:
-        # What Pillow warns of (odd metadata, more than 89 megapixels) is no fault of the reader's.
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
-            return _as_rgb(ImageOps.exif_transpose(picture))
+        kind = path.stat().st_mode
     except FileNotFoundError:
         raise PictureError(f"{path}: no such picture") from None
+    except (OSError, ValueError) as error:  # a link to itself, a name that none can have
+        said = getattr(error, "strerror", None) or str(error)
+        raise PictureError(f"{path}: cannot be read as a picture ({said}); remove it") from None
+    if not stat.S_ISREG(kind):  # a pipe would be waited for without end
+        what = "a folder" if stat.S_ISDIR(kind) else "a pipe or a device"
+        raise PictureError(f"{path}: cannot be read as a picture (it is {what}); remove it")
+    return _decoded(path, str(path))
+
+
+def decode_picture(data: bytes, name: str) -> Image.Image:
+    """A picture file in memory as an upright RGB picture; see ``open_picture``.
+
+    Args:
+        data: what the file holds.
+        name: what an error calls it.
+
+    Raises:
+        PictureError: it is truncated, too large to be harmless, or no picture.
+    """
+    return _decoded(io.BytesIO(data), name)
+
+
+def _decoded(source: Path | BinaryIO, name: str) -> Image.Image:
+    try:
+        # What Pillow warns of (odd metadata, more than 89 megapixels) is no fault of the reader's.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(source, formats=_FORMATS) as picture,
+        ):
+            picture.load()
+            return _as_rgb(_upright(picture))
+    except FileNotFoundError:
+        raise PictureError(f"{name}: no such picture") from None
     except Image.DecompressionBombError as error:
-        raise PictureError(f"{path}: the picture is too large: {error}; scale it down") from None
+        raise PictureError(f"{name}: the picture is too large: {error}; scale it down") from None
+    except MemoryError:
+        raise PictureError(
+            f"{name}: the picture is too large for the memory that is left; scale it down"
+        ) from None
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
         raise PictureError(
-            f"{path}: cannot be read as a picture ({_said(error)}); "
+            f"{name}: cannot be read as a picture ({_said(error)}); "
             "replace the file by a whole one, or remove it"
         ) from None
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """A loaded picture, turned as its metadata says; as it is where they say nothing sensible."""
+    try:
+        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # broken metadata of a picture that is whole
+        return picture
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "F":
         raise ValueError("floating-point pixels have no agreed range: save it with 8 or 16 bits")
     if picture.mode.startswith("I"):  # 16 bits; Image.convert would cut at 255
-        grey = np.asarray(picture).clip(0, 65535) / 257
-        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+        grey = np.asarray(picture).clip(0, 65535).astype(np.uint32)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         ground = Image.new("RGBA", picture.size, "white")

@@ -18,15 +18,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vit_lightning.data.pictures import OpenPicture, Region, WholePicture
+from vit_lightning.data.pictures import (
+    Interpolation,
+    OpenPicture,
+    Region,
+    WholePicture,
+    resized_image,
+)
 from vit_lightning.errors import InputError
 from vit_lightning.models.config import Size, as_size
 
 Mode = Literal["paper", "modern", "crop", "squash"]
-Interpolation = Literal["bilinear", "bicubic"]
 Pixels = NDArray[np.uint8] | NDArray[np.float32]  # (height, width, channels) in [0, 255]
 
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _LEAST_STD = 1e-6
 _MOST_PIXELS = 1 << 26  # 256 MiB of a resized picture, of which most is cut off
 
@@ -71,7 +75,9 @@ class Preprocessing:
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", as_size(self.image_size))
         _check_choice("the mode of preprocessing", self.mode, get_args(Mode))
-        _check_choice("the interpolation of preprocessing", self.interpolation, tuple(_FILTERS))
+        _check_choice(
+            "the interpolation of preprocessing", self.interpolation, get_args(Interpolation)
+        )
         if self.mode == "paper":
             object.__setattr__(self, "interpolation", "bilinear")
         if type(self.in_channels) is not int or self.in_channels not in (1, 3):
@@ -97,7 +103,7 @@ class Preprocessing:
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """Any picture → (in_channels, height, width), normalised."""
-        pixels = self.pixels(WholePicture(picture))
+        pixels = self.pixels(WholePicture(self._colours(picture)))
         return self.normalised(torch.from_numpy(pixels).permute(2, 0, 1))
 
     def pixels(self, picture: OpenPicture) -> Pixels:
@@ -106,18 +112,18 @@ class Preprocessing:
         uint8, but float32 for ``paper``, whose interpolated values are not rounded.
         """
         if self.mode in ("crop", "squash"):
-            return _array(self._centre(picture))
+            return self._centre(picture)
         return self.region(picture, self._seen(picture.size))
 
     def region(self, picture: OpenPicture, region: Region) -> Pixels:
         """A region of a picture, resized by the filter of this mode; returns as ``pixels``."""
+        if self.mode != "paper":
+            return self._filtered(picture, region, self.image_size)
         image, region = picture.part(region, self.image_size)
-        if self.mode == "paper":
-            levels = torch.from_numpy(_array(self._colours(image.crop(region))))
-            planes = levels.permute(2, 0, 1)[None].float().contiguous()
-            planes = F.interpolate(planes, self.image_size, mode="bilinear", align_corners=False)
-            return planes[0].permute(1, 2, 0).numpy()
-        return _array(self._filtered(image, self.image_size, region))
+        levels = torch.from_numpy(_array(self._colours(image.crop(region))))
+        planes = levels.permute(2, 0, 1)[None].float().contiguous()
+        planes = F.interpolate(planes, self.image_size, mode="bilinear", align_corners=False)
+        return planes[0].permute(1, 2, 0).numpy()
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """(..., in_channels, height, width) in [0, 255], of any type → float32, normalised.
@@ -176,16 +182,15 @@ class Preprocessing:
             bottom * height / full_height,
         )
 
-    def _centre(self, picture: OpenPicture) -> Image.Image:
+    def _centre(self, picture: OpenPicture) -> NDArray[np.uint8]:
         """The centre of the resized picture, of ``crop`` and ``squash``."""
         height, width = picture.size
         full = self._full_size(picture.size)
         if full[0] * full[1] > _MOST_PIXELS:
             # A sliver. This is the same but for rounding to whole levels, and costs no memory.
-            image, region = picture.part(self._seen(picture.size), self.image_size)
-            return self._filtered(image, self.image_size, region)
-        image, region = picture.part((0, 0, width, height), full)
-        return self._filtered(image, full, region).crop(_centre_box(full, self.image_size))
+            return self._filtered(picture, self._seen(picture.size), self.image_size)
+        left, top, right, bottom = _centre_box(full, self.image_size)
+        return self._filtered(picture, (0, 0, width, height), full)[top:bottom, left:right]
 
     def _full_size(self, size: Size) -> Size:
         """(height, width) that ``crop`` and ``squash`` resize a whole picture of ``size`` to.
@@ -202,10 +207,12 @@ class Preprocessing:
         ratio = min(size[0] / height, size[1] / width)
         return round(size[0] / ratio), round(size[1] / ratio)
 
-    def _filtered(self, picture: Image.Image, size: Size, region: Region) -> Image.Image:
+    def _filtered(self, picture: OpenPicture, region: Region, size: Size) -> NDArray[np.uint8]:
         """A region of a picture at ``size``: rounded to 8 bits and clamped."""
-        height, width = size
-        return self._colours(picture).resize((width, height), _FILTERS[self.interpolation], region)
+        if self.in_channels == 3:
+            return picture.resized(region, size, self.interpolation)
+        image, region = picture.part(region, size)
+        return _array(resized_image(self._colours(image), region, size, self.interpolation))
 
     def _colours(self, picture: Image.Image) -> Image.Image:
         mode = "L" if self.in_channels == 1 else "RGB"

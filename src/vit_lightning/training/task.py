@@ -205,6 +205,8 @@ class VisionTask(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the validation's sums."""
         images, labels = batch
+        if not len(labels):  # all pictures of the batch were left out; a mean of none is not a number
+            return
         logits, size = self(images).float(), len(labels)
         accuracy = correct(logits, labels, multi_label=self.multi_label).float().mean()
         self.val_accuracy.update(accuracy, weight=size)

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -122,32 +122,41 @@ def build_trainer(
 
 
 def predict_logits(
-    settings: TrainerSettings, task: L.LightningModule, data: L.LightningDataModule
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Logits (N, classes) and labels (N,) of a whole split, in order, over all ranks.
+    settings: TrainerSettings,
+    task: L.LightningModule,
+    data: L.LightningDataModule,
+    kept: Callable[[], NDArray[np.int64]],
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Outputs for a whole split, in order, over all ranks.
 
     Args:
         settings: where to compute, and in which ``eval_precision``.
         task: a module whose ``predict_step`` returns logits and labels.
-        data: whose ``predict_dataloader`` deals the split out to the ranks in turn.
+        data: whose ``predict_dataloader`` deals the split out to the ranks.
+        kept: asked when this rank is done: the indices of its pictures, in their order.
+
+    Returns:
+        Logits (N, classes), labels (N,) or (N, classes), and the indices (N,) of the pictures,
+        ascending; those that could not be read are missing.
     """
     precision = settings.eval_precision
     trainer = build_trainer(settings, precision=precision, callbacks=[StepProgress()])
     with exact_convolutions():
         batches = cast(list[tuple[Tensor, Tensor]], trainer.predict(task, datamodule=data))
-    logits = torch.cat([batch[0] for batch in batches]).numpy()
-    labels = torch.cat([batch[1] for batch in batches]).numpy()
-    if trainer.world_size == 1:
-        return logits, labels
-    shards: list[Any] = [None] * trainer.world_size
-    dist.all_gather_object(shards, (logits, labels))
-    order = np.argsort(  # rank r has pictures r, r + ranks, r + 2 ranks, ...
-        np.concatenate(
-            [
-                rank + trainer.world_size * np.arange(len(part[1]))
-                for rank, part in enumerate(shards)
-            ]
-        )
-    )
-    all_logits, all_labels = (np.concatenate(parts)[order] for parts in zip(*shards, strict=True))
-    return all_logits, all_labels
+    logits, labels = (torch.cat(parts).numpy() for parts in zip(*batches, strict=True))
+    shards: list[Any] = [(logits, labels, kept())]
+    if trainer.world_size > 1:
+        own, shards = shards[0], [None] * trainer.world_size
+        dist.all_gather_object(shards, own)
+    logits, labels, indices = (np.concatenate(parts) for parts in zip(*shards, strict=True))
+    order = np.argsort(indices)
+    return logits[order], labels[order], indices[order]
+
+
+def merged_over_ranks(names: dict[str, list[str]]) -> dict[str, list[str]]:
+    """What all ranks have under each key, sorted, each once."""
+    shards: list[Any] = [names]
+    if dist.is_available() and dist.is_initialized():
+        shards = [None] * dist.get_world_size()
+        dist.all_gather_object(shards, names)
+    return {key: sorted({name for shard in shards for name in shard[key]}) for key in names}
