@@ -142,6 +142,11 @@ def _by_class(labels: NDArray[Any]) -> tuple[NDArray[Any], list[NDArray[np.int64
 
 def _rarest(labels: NDArray[Any]) -> NDArray[np.int64]:
     """(N, K) several classes of every sample → (N,) the one with the fewest samples; K for none."""
-    by_rarity = np.argsort(np.sum(labels, axis=0, dtype=np.int64), kind="stable")
-    first: NDArray[np.int64] = by_rarity[np.argmax(labels[:, by_rarity], axis=1)]
-    return np.where(np.any(labels, axis=1), first, labels.shape[1])
+    samples, columns = np.nonzero(labels)  # ascending by sample
+    by_rarity = np.argsort(np.bincount(columns, minlength=labels.shape[1]), kind="stable")
+    ranks = np.argsort(by_rarity)[columns]
+    present, firsts = np.unique(samples, return_index=True)
+    rarest = np.full(len(labels), labels.shape[1])
+    if len(present):
+        rarest[present] = by_rarity[np.minimum.reduceat(ranks, firsts)]
+    return rarest
