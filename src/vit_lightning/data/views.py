@@ -13,6 +13,7 @@ from PIL import Image
 from vit_lightning.data.crops import original_crop, resized_crop
 from vit_lightning.data.pictures import OpenPicture
 from vit_lightning.data.policies import Policy, build_policy, erase
+from vit_lightning.data.resizing import mirrored
 from vit_lightning.data.transforms import Pixels, Preprocessing
 from vit_lightning.settings import AugmentationSettings
 
@@ -47,7 +48,7 @@ class TrainView:
         if options.degrees or options.translate or options.scale:
             pixels = _jitter(pixels, options, generator)
         if options.flip and generator.random() < 0.5:
-            pixels = pixels[:, ::-1]
+            pixels = mirrored(pixels)
         if self._policy is not None:
             pixels = _as_pixels(self._policy(_as_image(pixels), generator))
         if options.erasing:
