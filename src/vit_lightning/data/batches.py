@@ -16,9 +16,9 @@ from torch.utils.data import Dataset, get_worker_info
 
 from vit_lightning.data.draws import pair_generator, sample_generator
 from vit_lightning.data.mixing import Mixing
-from vit_lightning.data.pictures import PictureError, Pictures
+from vit_lightning.data.pictures import PictureError, Pictures, Pixels
 from vit_lightning.data.stream import Sample
-from vit_lightning.data.transforms import Pixels, Preprocessing
+from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.data.views import TrainView
 from vit_lightning.errors import InputError
 

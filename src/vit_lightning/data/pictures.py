@@ -50,6 +50,7 @@ class PictureError(InputError):
         super().__init__(message.rpartition(f"{__name__}.PictureError: ")[2])
 
 
+Pixels = NDArray[np.uint8] | NDArray[np.float32]  # (height, width, channels) in [0, 255]
 Interpolation = Literal["bilinear", "bicubic"]
 Region = tuple[float, float, float, float]  # left, top, right, bottom in pixels, as Pillow has it
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from vit_lightning.data.pictures import (
     Interpolation,
     OpenPicture,
+    Pixels,
     Region,
     WholePicture,
     resized_image,
@@ -29,7 +30,6 @@ from vit_lightning.errors import InputError
 from vit_lightning.models.config import Size, as_size
 
 Mode = Literal["paper", "modern", "crop", "squash"]
-Pixels = NDArray[np.uint8] | NDArray[np.float32]  # (height, width, channels) in [0, 255]
 
 _LEAST_STD = 1e-6
 _MOST_PIXELS = 1 << 26  # 256 MiB of a resized picture, of which most is cut off

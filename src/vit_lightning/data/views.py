@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from vit_lightning.data.crops import original_crop, resized_crop
-from vit_lightning.data.pictures import OpenPicture
+from vit_lightning.data.pictures import OpenPicture, Pixels
 from vit_lightning.data.policies import Policy, build_policy, erase
 from vit_lightning.data.resizing import mirrored
-from vit_lightning.data.transforms import Pixels, Preprocessing
+from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.settings import AugmentationSettings
 
 Crop = Literal["paper", "modern", "none"]
