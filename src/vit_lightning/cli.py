@@ -12,6 +12,7 @@ from pathlib import Path
 from vit_lightning import __version__
 from vit_lightning.cli_check import add_check_command
 from vit_lightning.cli_convert import add_convert_command
+from vit_lightning.cli_data import add_data_command
 from vit_lightning.cli_options import WEIGHTS, add_image_size, image_size
 from vit_lightning.cli_push import add_push_command
 from vit_lightning.cli_verify import add_verify_command
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add_verify_command(commands)
     add_push_command(commands)
     add_check_command(commands)
+    add_data_command(commands)
     return parser
 
 

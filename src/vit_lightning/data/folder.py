@@ -47,6 +47,23 @@ def open_folder(root: Path, *, val_fraction: float | None, seed: int) -> Splits:
     return Splits(classes, files["train"], files["val"], files.get("test"), (*counts, *notes))
 
 
+def all_pictures(root: Path) -> PictureFiles:
+    """The pictures of all splits of a folder, without their classes: every label is 0.
+
+    Raises:
+        InputError: the folder holds none, or cannot be read.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; {_LAYOUT}")
+    try:
+        names = next(iter(list_pictures(root, _split_folders(root)).values())).names.whole
+    except OSError as error:
+        raise InputError(f"{root} cannot be read: {error}") from None
+    if not len(names):
+        raise InputError(f"{root}: no pictures ({' '.join(sorted(EXTENSIONS))}); {_LAYOUT}")
+    return PictureFiles(root, names, np.zeros(len(names), np.int64))
+
+
 def _split_folders(root: Path) -> dict[str, Path]:
     present = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
     if present and "train" not in present:

@@ -104,13 +104,18 @@ def list_split(root: Path, folder: Path) -> SplitListing:
 def index_path(root: Path) -> Path:
     """Where the index of a folder is kept."""
     digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
-    return cache_folder() / "listings" / f"{digest}{INDEX}"
+    return listings_folder() / f"{digest}{INDEX}"
 
 
-def index_root(path: Path) -> str | None:
-    """The folder that an index is of; None if the file is no index."""
-    header = _read_header(path)
-    return None if header is None else str(header.get("root"))
+def listings_folder() -> Path:
+    """Where the indices are kept."""
+    return cache_folder() / "listings"
+
+
+def list_indices() -> list[tuple[Path, str]]:
+    """All indices, and the folders that they are of."""
+    paths = sorted(listings_folder().glob(f"[!.]*{INDEX}"))
+    return [(path, str((_read_header(path) or {}).get("root", "damaged"))) for path in paths]
 
 
 # Reading folders

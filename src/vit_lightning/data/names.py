@@ -18,7 +18,7 @@ from vit_lightning.errors import InputError
 Buffer = bytes | mmap.mmap
 Chosen = range | NDArray[np.int64]
 
-_CHUNK = 1 << 16  # names taken at once where all are gone through
+_CHUNK = 1 << 12  # names taken at once where all are gone through
 
 
 class PackedNames(Sequence[str]):
