@@ -45,10 +45,11 @@ class RawBatch:
         self.mixing = mixing
         self.unreadable = unreadable
 
-    def to(self, device: torch.device, **options: Any) -> "RawBatch":
-        """The batch on a device, as tensors go there."""
-        pixels, labels = self.pixels.to(device, **options), self.labels.to(device, **options)
-        return RawBatch(pixels, labels, self.mixing.to(device, **options), self.unreadable)
+    def to(self, device: torch.device) -> "RawBatch":
+        """The batch on a device; a GPU fetches it while it computes."""
+        options: dict[str, Any] = {"device": device, "non_blocking": device.type == "cuda"}
+        pixels, labels = self.pixels.to(**options), self.labels.to(**options)
+        return RawBatch(pixels, labels, self.mixing.to(**options), self.unreadable)
 
     def pin_memory(self) -> "RawBatch":
         """The batch in memory that a GPU can fetch from by itself."""

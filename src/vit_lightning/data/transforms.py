@@ -9,6 +9,7 @@ import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -131,7 +132,7 @@ class Preprocessing:
         Not divided by 255 first: (pixels - 127.5) / 127.5, which is the original's, stays exact.
         """
         images = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-        mean, std = (self._channels(values).to(images) for values in (self.mean, self.std))
+        mean, std = (self._channels(values, images) for values in (self.mean, self.std))
         return images.sub_(mean * 255).div_(std * 255)
 
     def __str__(self) -> str:
@@ -141,7 +142,7 @@ class Preprocessing:
 
     def unnormalised(self, images: Tensor) -> Tensor:
         """The inverse of the normalisation: (..., in_channels, height, width) → in [0, 1]."""
-        mean, std = (self._channels(values).to(images) for values in (self.mean, self.std))
+        mean, std = (self._channels(values, images) for values in (self.mean, self.std))
         return images * std + mean
 
     def shown(self, picture: Image.Image, side: int = 384) -> NDArray[np.uint8]:
@@ -218,11 +219,11 @@ class Preprocessing:
         mode = "L" if self.in_channels == 1 else "RGB"
         return picture if picture.mode == mode else picture.convert(mode)
 
-    def _channels(self, values: tuple[float, ...]) -> Tensor:
-        """Mean or std of the model's channels, (in_channels, 1, 1)."""
+    def _channels(self, values: tuple[float, ...], images: Tensor) -> Tensor:
+        """Mean or std of the model's channels, (in_channels, 1, 1), where and as the images are."""
         if len(values) != self.in_channels:
             values = (sum(values) / len(values),) * self.in_channels
-        return torch.tensor(values).view(-1, 1, 1)
+        return _on_device(values, images.device).to(images.dtype)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -245,6 +246,13 @@ class Preprocessing:
             raise InputError(
                 f"{_short(values)} does not describe a preprocessing: {error}"
             ) from None
+
+
+@lru_cache(maxsize=64)
+def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(C, 1, 1); kept, because a copy to a GPU would make every batch wait for it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
 def _array(picture: Image.Image) -> NDArray[np.uint8]:
