@@ -24,6 +24,16 @@ _BAD_INPUT = 2
 _OVERRIDES = "settings to change, such as optim.lr=0.01 trainer.max_steps=200"
 
 
+# Commands that have modules of their own, in the order of the help.
+_ADDED = (
+    add_weights_command,
+    add_convert_command,
+    add_verify_command,
+    add_push_command,
+    add_check_command,
+    add_data_command,
+)
+
 # What a command returns is the exit code; nothing stands for 0.
 Command = Callable[[argparse.Namespace], int | None]
 
@@ -112,12 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(command=_info)
     info.add_argument("model", nargs="?", help=f"a preset's name, or {WEIGHTS}")
     add_image_size(info, "pixels to count operations for")
-    add_weights_command(commands)
-    add_convert_command(commands)
-    add_verify_command(commands)
-    add_push_command(commands)
-    add_check_command(commands)
-    add_data_command(commands)
+    for add_command in _ADDED:
+        add_command(commands)
     return parser
 
 
