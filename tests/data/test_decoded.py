@@ -149,6 +149,7 @@ def test_splits_and_seeds_share_a_cache(
             cached = cache(part)
             assert same(cached, part)
             folders.add(cached.folder)
+        assert splits.each(cache).fingerprint() == splits.fingerprint()
     (folder,) = folders
     sizes = [
         np.asarray(part.load(i)).size
