@@ -149,8 +149,8 @@ def test_the_words_of_the_run(card: str, run: RunRecord) -> None:
 
 
 def test_a_run_with_a_test_split_whose_best_is_not_its_end(run: RunRecord) -> None:
-    score = Score(50, 0.75, (0.61, 0.85), 0.5)
-    best = Measured(2, {"val": score, "test": Score(40, 0.7, (0.54, 0.82), 0.6)})
+    score = Score(50, "top-1", 0.75, (0.61, 0.85), 0.5)
+    best = Measured(2, {"val": score, "test": Score(40, "top-1", 0.7, (0.54, 0.82), 0.6)})
     other = replace(run, best=best, final=Measured(4, {"val": score}), reports={})
     card = model_card(REPO, load_bundle(run.weights), Layout(), other)
     assert "| best, published here | 2 | test | 40 | 70.00% | 54.00% to 82.00% | 0.6000 |" in card
@@ -392,3 +392,51 @@ def test_the_base_model_is_named_if_the_hub_had_it(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(cache, tmp_path / "timm" / "vit_tiny")  # a folder of that name is meant
     assert base_on_hub("timm/vit_tiny") is None
+
+
+def test_a_model_of_several_labels(run: RunRecord) -> None:
+    optim = run.experiment.optim.model_copy(
+        update={"loss": "focal", "focal_gamma": 1.5, "class_weights": {"a|b": 2.0}}
+    )
+    experiment = run.experiment.model_copy(update={"optim": optim})
+    undefined = Score(7, "mAP", None, None, 0.25)
+    best = Measured(2, {"val": Score(50, "mAP", 0.75, (0.61, 0.85), 1.5), "test": undefined})
+    figures = {"val": {"exact_match": 0.5, "micro_f1": 0.625, "macro_f1": None}}
+    several = replace(run, experiment=experiment, best=best, final=best, reports=figures)
+    bundle = bundle_of(classes=tuple("abc"), multi_label=True)
+    card = model_card(REPO, bundle, Layout(), several)
+    (entry,) = ModelCard(card).data.eval_results
+    assert (entry.metric_type, entry.metric_value) == ("mean_average_precision", 0.75)
+    text = body(card)
+    for words in (
+        "tells which of 3 classes a picture shows, any number",
+        "| split | pictures | mAP | 95 % interval | loss |",
+        "| val | 50 | 0.7500 | 0.6100 to 0.8500 | 1.5000 |",
+        "| test | 7 | – | – | 0.2500 |",
+        "The intervals are bootstrapped over the pictures",
+        "every class told right 50.00%, micro F1 0.6250.",
+        "| loss | focal, γ 1.5 |",
+        "| class weights | a\\|b: 2 |",
+        "a picture has any number of them, each with the sigmoid",
+        "present = (outputs[0].sigmoid() >= 0.5).nonzero().flatten()",
+        "print([model.config.id2label[index] for index in present.tolist()])",
+    ):
+        assert words in text, words
+    assert "argmax" not in text
+
+
+def test_the_result_of_a_run_of_several_labels_is_read(run: RunRecord, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    value = {
+        "num_images": 9,
+        "mean_average_precision": 0.5,
+        "mean_average_precision_interval": [0.25, 0.75],
+        "loss": 2.0,
+    }
+    nothing = value | {"mean_average_precision": None, "mean_average_precision_interval": None}
+    result = {"best": {"step": 2, "val": value}, "final": {"step": 4, "val": nothing}}
+    (folder / "result.json").write_text(json.dumps(result))
+    found = read_run(folder)
+    assert found.best.scores == {"val": Score(9, "mAP", 0.5, (0.25, 0.75), 2.0)}
+    assert found.final.scores == {"val": Score(9, "mAP", None, None, 2.0)}

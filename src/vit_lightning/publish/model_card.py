@@ -106,7 +106,7 @@ def _front_matter(
     )
     start = run.experiment.model.weights if run else bundle.source
     dataset = dataset_on_hub(run.experiment.data) if run else None
-    results = _eval_results(run, run.best) if run and run.best else None
+    results = (_eval_results(run, run.best) if run and run.best else None) or None
     ours = layout.only_ours is not None
     data = ModelCardData(
         license=license_id,
@@ -115,7 +115,7 @@ def _front_matter(
         tags=[task, "vit", *([] if ours else ["timm", "transformers"]), "vit-lightning"],
         base_model=base_on_hub(start),
         datasets=None if dataset is None else [dataset],
-        metrics=["accuracy"] if results else None,
+        metrics=[results[0].metric_type] if results else None,
         model_name=repo_id.partition("/")[2] if results else None,
         eval_results=results,
     )
@@ -133,12 +133,13 @@ def _eval_results(run: RunRecord, best: Measured) -> "list[EvalResult]":
             dataset_type=dataset_on_hub(data) or ("imagefolder" if data.root else data.name),
             dataset_name=dataset_name(data),
             dataset_split=split,
-            metric_type="accuracy",
-            metric_name="Top-1 accuracy"
+            metric_type="accuracy" if score.measure == "top-1" else "mean_average_precision",
+            metric_name=("Top-1 accuracy" if score.measure == "top-1" else "Mean average precision")
             + (f", best of {count} on this split" if split == "val" and count > 1 else ""),
-            metric_value=score.top1,
+            metric_value=score.value,
         )
         for split, score in best.scores.items()
+        if score.value is not None
     ]
 
 
@@ -147,6 +148,8 @@ def _introduction(bundle: ModelBundle, run: RunRecord | None) -> str:
     does = "turns a picture into features"
     if _classifies(config):
         does = f"tells {config.num_classes:,} classes of pictures apart"
+        if bundle.multi_label:
+            does = f"tells which of {config.num_classes:,} classes a picture shows, any number"
     elif config.num_classes:
         does = f"gives logits of {config.num_classes:,} classes for each of its tokens"
     made = ", trained with vit-lightning" if run else ""
@@ -203,7 +206,12 @@ def _classes_section(bundle: ModelBundle) -> str:
     lines = [f"{index}. {escape(name, limit=100)}" for index, name in enumerate(names)]
     more = len(bundle.classes) - len(names)
     beyond = f"\n\nand {more:,} more, in `config.json` or the weights' header." if more else ""
-    count = f"{len(bundle.classes):,} classes, in the order of the outputs:"
+    several = (
+        "; a picture has any number of them, each with the sigmoid of its output as probability"
+        if bundle.multi_label
+        else ""
+    )
+    count = f"{len(bundle.classes):,} classes, in the order of the outputs{several}:"
     return f"## Classes\n\n{count}\n\n" + "\n".join(lines) + beyond
 
 
@@ -267,7 +275,10 @@ def _loading_section(repo_id: str, bundle: ModelBundle, layout: Layout) -> str:
     mode = _PICTURE_CHANNELS.get(config.in_channels)
     blocks += ["With timm:", _timm(repo_id, mode, bundle)]
     if _classifies(config):
-        blocks += ["With transformers, which needs timm for it:", _transformers(repo_id, mode)]
+        blocks += [
+            "With transformers, which needs timm for it:",
+            _transformers(repo_id, mode, bundle),
+        ]
     blocks += [f"What differs in these two: {escape(note, 500)}." for note in layout.notes]
     return "\n\n".join(blocks)
 
@@ -301,11 +312,21 @@ def _timm(repo_id: str, mode: str | None, bundle: ModelBundle) -> str:
         "    outputs = model(transform(picture)[None])",
     ]
     if bundle.classes and _classifies(bundle.model.config):
-        lines.append('print(model.pretrained_cfg["label_names"][int(outputs.argmax())])')
+        lines += _printed('model.pretrained_cfg["label_names"]', "outputs", bundle)
     return _code("python", *lines)
 
 
-def _transformers(repo_id: str, mode: str | None) -> str:
+def _printed(names: str, outputs: str, bundle: ModelBundle) -> list[str]:
+    """The lines that print what the outputs for a picture say."""
+    if not bundle.multi_label:
+        return [f"print({names}[int({outputs}.argmax())])"]
+    return [
+        f"present = ({outputs}[0].sigmoid() >= 0.5).nonzero().flatten()",
+        f"print([{names}[index] for index in present.tolist()])",
+    ]
+
+
+def _transformers(repo_id: str, mode: str | None, bundle: ModelBundle) -> str:
     loaded = f'AutoModelForImageClassification.from_pretrained("{repo_id}")'
     if mode is None:
         imported = "from transformers import AutoModelForImageClassification"
@@ -321,7 +342,7 @@ def _transformers(repo_id: str, mode: str | None) -> str:
         f'picture = Image.open("picture.jpg").convert("{mode}")',
         "with torch.inference_mode():",
         "    logits = model(**processor(picture)).logits",
-        "print(model.config.id2label[int(logits.argmax())])",
+        *_printed("model.config.id2label", "logits", bundle),
     )
 
 

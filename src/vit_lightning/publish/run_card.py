@@ -94,7 +94,8 @@ def results_section(run: RunRecord) -> str:
     same = run.best.step == run.final.step
     rows = _result_rows("best = final" if same else "best, published here", run.best)
     rows += [] if same else _result_rows("final", run.final)
-    header = ["weights", "step", "split", "pictures", "top-1", "95 % interval", "loss"]
+    measure = next(iter(run.best.scores.values())).measure
+    header = ["weights", "step", "split", "pictures", measure, "95 % interval", "loss"]
     blocks = [title, table(header, rows), _about_the_choice(run, run.best, run.final)]
     if more := [line for split in run.reports if (line := _more_figures(run, split))]:
         blocks.append("\n".join(more))
@@ -114,8 +115,8 @@ def _result_rows(weights: str, measured: Measured) -> list[list[str]]:
             f"{measured.step:,}",
             split,
             f"{score.num_images:,}",
-            f"{score.top1:.2%}",
-            f"{score.top1_interval[0]:.2%} to {score.top1_interval[1]:.2%}",
+            str(score),
+            score.interval_text,
             f"{score.loss:.4f}",
         ]
         for split, score in measured.scores.items()
@@ -123,10 +124,17 @@ def _result_rows(weights: str, measured: Measured) -> list[list[str]]:
 
 
 def _about_the_choice(run: RunRecord, best: Measured, final: Measured) -> str:
+    several = any(score.measure == "mAP" for score in best.scores.values())
+    by = "are bootstrapped over the pictures" if several else "are Wilson's"
     words = (
         f"Measured after the training in precision {run.experiment.trainer.eval_precision}. The "
-        f"intervals are Wilson's: what the number of pictures allows to say."
+        f"intervals {by}: what the number of pictures allows to say."
     )
+    if several:
+        words += (
+            " mAP is the mean over the classes of the average precision; the loss is the binary "
+            "cross-entropy, summed over the classes."
+        )
     count = count_validations(run, final) if "train" in run.counts else None
     if count == 1:
         return words
@@ -146,11 +154,19 @@ def _about_the_choice(run: RunRecord, best: Measured, final: Measured) -> str:
     return words
 
 
+_MORE_FIGURES = {
+    "top5": "top-5 {:.2%}",
+    "exact_match": "every class told right {:.2%}",
+    "micro_f1": "micro F1 {:.4f}",
+    "macro_f1": "macro F1 {:.4f}",
+}
+
+
 def _more_figures(run: RunRecord, split: str) -> str:
     """Further figures of the best weights on a split, as a line of a list."""
     report = run.reports[split]
     found = []
-    for name, words in (("top5", "top-5 {:.2%}"), ("macro_f1", "macro F1 {:.4f}")):
+    for name, words in _MORE_FIGURES.items():
         if isinstance(report.get(name), float):
             found.append(words.format(report[name]))
     if isinstance(report.get("roc_auc"), float):
@@ -170,8 +186,9 @@ def training_section(run: RunRecord, config: ViTConfig, preprocessing: Preproces
         ["optimizer", _optimizer(experiment.optim)],
         ["learning rate", _learning_rate(run)],
     ]
-    if experiment.optim.label_smoothing:
-        rows.append(["label smoothing", f"{experiment.optim.label_smoothing:g}"])
+    rows += _loss_rows(experiment.optim)
+    if experiment.data.sampling == "balanced":
+        rows.append(["sampling", "every class equally often"])
     rows += [
         [words, f"{rate:g}"]
         for words, rate in (
@@ -223,6 +240,22 @@ def _optimizer(optim: OptimSettings) -> str:
     return words + ("" if clipped is None else f", gradients clipped to norm {clipped:g}")
 
 
+def _loss_rows(optim: OptimSettings) -> list[list[str]]:
+    """The loss, where it is not what is usual."""
+    rows = []
+    if optim.loss is not None:
+        gamma = f", γ {optim.focal_gamma:g}" if optim.loss == "focal" else ""
+        rows.append(["loss", optim.loss.replace("_", " ") + gamma])
+    if optim.class_weights == "balanced":
+        rows.append(["class weights", "the inverse of a class' share"])
+    elif optim.class_weights is not None:
+        pairs = (f"{name}: {weight:g}" for name, weight in optim.class_weights.items())
+        rows.append(["class weights", escape(", ".join(pairs), limit=500)])
+    if optim.label_smoothing:
+        rows.append(["label smoothing", f"{optim.label_smoothing:g}"])
+    return rows
+
+
 def _learning_rate(run: RunRecord) -> str:
     optim = run.experiment.optim
     warmup = optim.warmup_steps
@@ -243,4 +276,16 @@ def _augmentation(settings: AugmentationSettings, preprocessing: Preprocessing) 
     words += [f"rotation up to {settings.degrees:g} degrees"] if settings.degrees else []
     words += [f"shift up to {settings.translate:g} of a side"] if settings.translate else []
     words += [f"zoom by up to {settings.scale:g}"] if settings.scale else []
+    if settings.randaugment is not None:
+        policy = settings.randaugment
+        spread = f" ± {policy.magnitude_std:g}" if policy.magnitude_std else ""
+        words.append(
+            f"RandAugment, {policy.num_ops} operations of magnitude {policy.magnitude:g}{spread}"
+        )
+    words += ["TrivialAugment"] if settings.trivialaugment else []
+    words += [f"colour jitter {settings.color_jitter:g}"] if settings.color_jitter else []
+    words += [f"random erasing {settings.erasing:g}"] if settings.erasing else []
+    words += [f"Mixup, α {settings.mixup:g}"] if settings.mixup else []
+    words += [f"CutMix, α {settings.cutmix:g}"] if settings.cutmix else []
+    words += [f"each picture {settings.repeats} times a batch"] if settings.repeats > 1 else []
     return ", ".join(words) or "none"

@@ -25,12 +25,33 @@ _METRICS_FILE = "metrics.json"
 
 @dataclass(frozen=True)
 class Score:
-    """What weights reached on a split; see :class:`~vit_lightning.evaluation.metrics.Metrics`."""
+    """What weights reached on a split; see :mod:`vit_lightning.evaluation`.
+
+    Args:
+        num_images: pictures evaluated.
+        measure: "top-1", or "mAP" where a picture has any number of labels.
+        value: in [0, 1]; None where it is undefined.
+        interval: of 95 %, likewise.
+        loss: in nats.
+    """
 
     num_images: int
-    top1: float
-    top1_interval: tuple[float, float]
+    measure: str
+    value: float | None
+    interval: tuple[float, float] | None
     loss: float
+
+    def __str__(self) -> str:
+        """The value, such as ``97.30%`` or ``0.9730``."""
+        return "–" if self.value is None else self._text(self.value)
+
+    @property
+    def interval_text(self) -> str:
+        """Both ends, in the same way."""
+        return "–" if self.interval is None else " to ".join(map(self._text, self.interval))
+
+    def _text(self, value: float) -> str:
+        return f"{value:.2%}" if self.measure == "top-1" else f"{value:.4f}"
 
 
 @dataclass(frozen=True)
@@ -153,11 +174,13 @@ def _measured(values: Mapping[str, Any]) -> Measured:
     for split in SPLITS:
         if split in values:
             found = values[split]
-            low, high = found["top1_interval"]
+            key = "top1" if "top1" in found else "mean_average_precision"
+            value, interval = found[key], found[f"{key}_interval"]
             scores[split] = Score(
                 int(found["num_images"]),
-                float(found["top1"]),
-                (float(low), float(high)),
+                "top-1" if key == "top1" else "mAP",
+                None if value is None else float(value),
+                None if interval is None else (float(interval[0]), float(interval[1])),
                 float(found["loss"]),
             )
     return Measured(int(values["step"]), scores)
