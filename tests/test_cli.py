@@ -189,17 +189,52 @@ def test_eval_on_other_classes_is_refused(
 ) -> None:
     expt = write(tiny)
     message = refused("eval", expt, "--ckpt-path", finished.result.checkpoint)
-    assert "trained on the classes 0, 1, 2, 3, 4, 5, 6, 7 and 2 more" in message
-    assert "the pictures have cat, dog;" in message
+    assert (
+        "classes that the model was not trained on: cat, dog, and only the model knows" in message
+    )
+    assert "knows 0, 1, 2, 3, 4, 5, 6, 7 and 2 more;" in message
     message = refused("eval", expt, "--ckpt-path", REFERENCE / "vit_token_small.npz")
     assert "the model's head has 10 classes, the pictures have 2 (cat, dog)" in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_classes_in_another_order_are_mapped_by_name(
+    finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], few_figures: None
+) -> None:
     bundle = vl.load_bundle(finished.result.checkpoint)
     assert bundle.classes is not None
-    swapped = tmp_path / "swapped.safetensors"  # as many, in another order
-    vl.save_model(bundle.model, swapped, classes=bundle.classes[::-1])
-    message = refused("eval", finished.experiment, "--ckpt-path", swapped)
-    assert "trained on the classes 9, 8, 7" in message
-    assert not (tmp_path / "runs").exists()
+    for parameter in bundle.model.head.parameters():
+        parameter.data = parameter.data.flip(0)
+    swapped = tmp_path / "swapped.safetensors"
+    vl.save_model(bundle.model, swapped, bundle.classes[::-1], bundle.preprocessing)
+    overrides = [f"runs_dir={tmp_path / 'runs'}"]
+    found = vl.evaluate(finished.experiment, swapped, overrides=overrides).metrics
+    expected = finished.result.best["val"]
+    assert found.top1 == expected.top1
+    assert [row.name for row in found.per_class] == list("9876543210")
+    assert {row.name: row for row in found.per_class} == {r.name: r for r in expected.per_class}
+    output = capsys.readouterr().out
+    assert "note: the pictures' classes stand in another order than the model's" in output
+
+
+def test_pictures_of_some_of_the_models_classes_are_mapped_by_name(
+    tiny: dict[str, Any],
+    write: Write,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    few_figures: None,
+) -> None:
+    model = vl.create_model("ViT-Ti_16", num_classes=3, image_size=16)
+    torch.nn.init.normal_(model.head.weight)
+    with torch.no_grad():
+        model.head.bias.copy_(torch.tensor([0.0, 0.0, 100.0]))
+    vl.save_model(model, tmp_path / "model.safetensors", ["bird", "cat", "dog"])
+    metrics = vl.evaluate(write(tiny), tmp_path / "model.safetensors").metrics
+    assert metrics.confusion == ((0, 0, 0), (0, 0, 3), (0, 0, 3))  # all are called dogs
+    bird, _, dog = metrics.per_class
+    assert (bird.name, bird.support, bird.recall, bird.f1) == ("bird", 0, None, None)
+    assert (dog.name, dog.support, dog.recall) == ("dog", 3, 1.0)
+    assert "have 2 of the model's 3 classes: mapped by name" in capsys.readouterr().out
 
 
 class Hostile:

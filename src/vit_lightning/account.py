@@ -7,6 +7,8 @@ from vit_lightning.assemble import Plan
 from vit_lightning.assess import Assessment
 from vit_lightning.console import evaluate_command, say, tool
 from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.evaluation.metrics import Metrics
+from vit_lightning.evaluation.multi_label import AnyMetrics
 from vit_lightning.experiment import Experiment
 from vit_lightning.factory import ModelBundle
 from vit_lightning.run_folder import ATTENTION_FILE, MODEL_FILE
@@ -79,16 +81,33 @@ def say_results(
     say("\nresult")
     for name, assessments in assessed.items():
         for split, item in assessments.items():
-            low, high = item.metrics.top1_interval
-            say(
-                f"  {name:<10} {split}: {item.metrics.top1:.2%} of {item.metrics.num_images} right "
-                f"(95 % interval {low:.2%} to {high:.2%}), loss {item.metrics.loss:.4f}"
-            )
+            say(f"  {name:<10} {split}: {_reached(item.metrics)}, loss {item.metrics.loss:.4f}")
     say(f"  {choice}\n")
     say(f"everything   {folder}")
     say(f"checkpoint   {checkpoint}")
     say(f"model        {folder / MODEL_FILE}")
     say(f"attention    {folder / ATTENTION_FILE}")
-    say(f"confusion    {folder / 'eval-val' / 'confusion_matrix.png'}\n")
+    report = folder / "eval-val"
+    if isinstance(assessed["best"]["val"].metrics, Metrics):
+        say(f"confusion    {report / 'confusion_matrix.png'}\n")
+    else:
+        say(f"curves       {report / 'precision_recall_curves.png'}\n")
     say(f"evaluate it  {evaluate_command(experiment, checkpoint)}")
     say(f"look at it   {tool('tensorboard')} --logdir {runs_dir}")
+
+
+def _reached(metrics: AnyMetrics) -> str:
+    """The score with its interval."""
+    if isinstance(metrics, Metrics):
+        low, high = metrics.top1_interval
+        return (
+            f"{metrics.top1:.2%} of {metrics.num_images} right "
+            f"(95 % interval {low:.2%} to {high:.2%})"
+        )
+    interval = metrics.mean_average_precision_interval
+    if interval is None:
+        return f"no mAP, as none of {metrics.num_images} pictures has a label"
+    return (
+        f"mAP {metrics.score:.4f} on {metrics.num_images} pictures "
+        f"(95 % interval {interval[0]:.4f} to {interval[1]:.4f})"
+    )

@@ -64,11 +64,14 @@ def plan_steps(experiment: Experiment, num_pictures: int) -> Plan:
     return Plan(total, min(every, total), warmup, per_epoch)
 
 
-def model_for(experiment: Experiment, classes: tuple[str, ...]) -> ModelBundle:
+def model_for(
+    experiment: Experiment, classes: tuple[str, ...], *, multi_label: bool = False
+) -> ModelBundle:
     """The model an experiment begins with: a preset or a shape, from weights or from scratch.
 
     Raises:
-        InputError: the weights cannot be used, or a head to be kept knows other classes.
+        InputError: the weights cannot be used, or a head to be kept knows other classes, or one of
+            them in a picture where the labels are any number.
     """
     settings = experiment.model
     changes = settings.changes()
@@ -89,15 +92,24 @@ def model_for(experiment: Experiment, classes: tuple[str, ...]) -> ModelBundle:
         keep_pre_logits=settings.keep_pre_logits,
         **changes,
     )
-    _refuse_other_head(bundle, classes)
+    _refuse_other_head(bundle, classes, multi_label=multi_label)
     return bundle
 
 
-def _refuse_other_head(bundle: ModelBundle, classes: tuple[str, ...]) -> None:
-    if bundle.classes is not None and bundle.classes != classes:
+def _refuse_other_head(bundle: ModelBundle, classes: tuple[str, ...], *, multi_label: bool) -> None:
+    if bundle.classes is None:
+        return
+    if bundle.classes != classes:
         raise InputError(
             f"model.keep_head: the head of {bundle.source} tells {', '.join(bundle.classes)} "
             f"apart, the pictures show {', '.join(classes)}; set it to false to start a new head"
+        )
+    if bundle.multi_label != multi_label:
+        kinds = ("any number of classes", "one class")
+        told, shown = kinds if bundle.multi_label else kinds[::-1]
+        raise InputError(
+            f"model.keep_head: the head of {bundle.source} tells {told} of a picture, the labels "
+            f"are {shown} each; set it to false to start a new head"
         )
 
 

@@ -14,13 +14,15 @@ from vit_lightning.checkpoints.locate import locate_weights
 from vit_lightning.checkpoints.weights import describes_itself
 from vit_lightning.console import is_main_process, say, say_notes
 from vit_lightning.data.datamodule import EvalData
-from vit_lightning.data.pictures import Splits
+from vit_lightning.data.pictures import Labels, Splits
 from vit_lightning.errors import InputError
-from vit_lightning.evaluation.metrics import Metrics, compute_metrics
+from vit_lightning.evaluation.class_map import class_map, class_map_note, mapped_labels, some
+from vit_lightning.evaluation.metrics import Metrics
+from vit_lightning.evaluation.multi_label import AnyMetrics, measure
 from vit_lightning.evaluation.report import refuse_zero_head, summary_text, write_report
 from vit_lightning.experiment import Experiment, resolve_experiment
 from vit_lightning.factory import ModelBundle, load_bundle
-from vit_lightning.figures import confusion_figure, roc_figure
+from vit_lightning.figures import confusion_figure, precision_recall_figure, roc_figure
 from vit_lightning.prediction import preprocessing_of
 from vit_lightning.run_folder import describe_environment, new_run_folder
 from vit_lightning.settings import TrainerSettings
@@ -39,7 +41,7 @@ class EvaluateResult:
         folder: with the report's files.
     """
 
-    metrics: Metrics
+    metrics: AnyMetrics
     split: str
     folder: Path
 
@@ -52,16 +54,16 @@ class Assessment:
         split: "train", "val" or "test".
         metrics: of all its pictures.
         logits: (N, classes).
-        labels: (N,).
+        labels: (N,), or where a picture has any number of classes (N, classes) of 0 and 1.
         names: N names of pictures.
         unreadable: names of those that could not be read, which are in nothing of the above.
         classes: names.
     """
 
     split: str
-    metrics: Metrics
+    metrics: AnyMetrics
     logits: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: Labels
     names: list[str]
     unreadable: list[str]
     classes: tuple[str, ...]
@@ -79,10 +81,16 @@ class Assessment:
             classes=self.classes,
             header=header | {"unreadable": self.unreadable},
         )
-        confusion = confusion_figure(self.metrics.confusion, self.classes)
-        curves = roc_figure(self.logits, self.labels, self.classes)
-        add_figure(loggers, f"{self.split}/confusion_matrix", confusion, step)
-        add_figure(loggers, f"{self.split}/roc_curves", curves, step)
+        if isinstance(self.metrics, Metrics):
+            figures = {
+                "confusion_matrix": confusion_figure(self.metrics.confusion, self.classes),
+                "roc_curves": roc_figure(self.logits, self.labels, self.classes),
+            }
+        else:
+            curves = precision_recall_figure(self.logits, self.labels, self.classes)
+            figures = {"precision_recall_curves": curves}
+        for name, figure in figures.items():
+            add_figure(loggers, f"{self.split}/{name}", figure, step)
 
 
 def assess(
@@ -91,16 +99,29 @@ def assess(
     data: EvalData,
     split: str,
     classes: tuple[str, ...],
+    places: NDArray[np.int64] | None = None,
 ) -> Assessment:
-    """Run a model over a split, on the devices and in the ``eval_precision`` of ``settings``."""
+    """Run a model over a split, on the devices and in the ``eval_precision`` of ``settings``.
+
+    Args:
+        settings: of the devices.
+        task: the model.
+        data: the pictures.
+        split: what to call them.
+        classes: names of the model's outputs.
+        places: for each class that the labels count its index among ``classes``; None if they
+            count these.
+    """
     with data.naming_pictures():
         logits, labels, read = predict_logits(settings, task, data, data.kept)
     names = [data.pictures.name(index) for index in read]
     missing = np.setdiff1d(np.arange(len(data.pictures)), read)
     unreadable = [data.pictures.name(index) for index in missing]
     if unreadable:
-        say(f"{split}: left out, as they cannot be read: {_some(unreadable)}")
-    metrics = compute_metrics(logits, labels, classes)
+        say(f"{split}: left out, as they cannot be read: {some(unreadable)}")
+    if places is not None:
+        labels = mapped_labels(labels, places, len(classes))
+    metrics = measure(logits, labels, classes)
     return Assessment(split, metrics, logits, labels, names, unreadable, classes)
 
 
@@ -134,7 +155,7 @@ def evaluate(
     say_notes(bundle.notes)
     refuse_zero_head(bundle.model)
     splits = open_splits(experiment)
-    _refuse_other_classes(bundle, splits, checkpoint)
+    classes, places = _match_classes(bundle, splits, checkpoint)
     split = split or ("test" if splits.test is not None else "val")
     preprocessing = preprocessing_of(bundle, experiment.data.preprocessing)
     data = eval_data(experiment, splits, preprocessing, split)
@@ -145,7 +166,7 @@ def evaluate(
         say(caution)
     task = VisionTask(bundle.model, total_steps=1)
     with quiet_lightning():
-        assessment = assess(experiment.trainer, task, data, split, splits.classes)
+        assessment = assess(experiment.trainer, task, data, split, classes, places)
     parent = Path(experiment.runs_dir).expanduser() / experiment.name
     folder = parent
     if is_main_process():
@@ -164,7 +185,7 @@ def evaluate(
         assessment.write(folder, header, loggers, step=0)
         for logger in loggers:
             logger.finalize("success")
-    say(f"\n{summary_text(assessment.metrics, splits.classes)}\n\nreport: {folder}")
+    say(f"\n{summary_text(assessment.metrics, classes)}\n\nreport: {folder}")
     return EvaluateResult(assessment.metrics, split, folder)
 
 
@@ -180,20 +201,35 @@ def _caution(bundle: ModelBundle, splits: Splits, split: str) -> str | None:
     )
 
 
-def _refuse_other_classes(bundle: ModelBundle, splits: Splits, checkpoint: str | Path) -> None:
+def _match_classes(
+    bundle: ModelBundle, splits: Splits, checkpoint: str | Path
+) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
+    """The names of the model's outputs, and where among them the pictures' classes are.
+
+    Raises:
+        InputError: the model does not know all the pictures' classes, or counts labels otherwise.
+    """
     count = bundle.model.config.num_classes
-    if bundle.classes is not None and bundle.classes != splits.classes:
+    if bundle.classes is None:
+        if count != len(splits.classes):
+            raise InputError(
+                f"{checkpoint}: the model's head has {count} classes, the pictures have "
+                f"{len(splits.classes)} ({some(splits.classes)}); train it on these pictures first"
+            )
+        return splits.classes, None
+    if bundle.multi_label != splits.multi_label:
+        kinds = ("any number of classes", "one class")
+        told, shown = kinds if bundle.multi_label else kinds[::-1]
         raise InputError(
-            f"{checkpoint}: the model was trained on the classes {_some(bundle.classes)}, the "
-            f"pictures have {_some(splits.classes)}; evaluate it on pictures of its own classes"
+            f"{checkpoint}: the model was trained to tell {told} of a picture, these pictures have "
+            f"labels of {shown} each; data.label_separator decides how a table is read"
         )
-    if count != len(splits.classes):
-        raise InputError(
-            f"{checkpoint}: the model's head has {count} classes, the pictures have "
-            f"{len(splits.classes)} ({_some(splits.classes)}); train it on these pictures first"
-        )
-
-
-def _some(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    try:
+        places = class_map(bundle.classes, splits.classes)
+    except InputError as error:
+        raise InputError(f"{checkpoint}: {error}") from None
+    note = class_map_note(bundle.classes, splits.classes)
+    if note is None:
+        return bundle.classes, None
+    say(f"note: {note}")
+    return bundle.classes, places

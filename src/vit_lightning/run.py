@@ -28,10 +28,12 @@ from vit_lightning.assess import Assessment, assess
 from vit_lightning.attention_view import draw_some_attention
 from vit_lightning.console import is_main_process, say
 from vit_lightning.data.datamodule import TrainData
+from vit_lightning.data.pictures import Splits, class_counts
+from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.errors import InputError
-from vit_lightning.evaluation.metrics import Metrics
+from vit_lightning.evaluation.multi_label import AnyMetrics
 from vit_lightning.experiment import Experiment, resolve_experiment
-from vit_lightning.factory import load_bundle, save_model
+from vit_lightning.factory import ModelBundle, load_bundle, save_model
 from vit_lightning.figures import save_figure
 from vit_lightning.files import atomic_write, write_text
 from vit_lightning.json_file import write_json
@@ -86,9 +88,9 @@ class TrainResult:
 
     run: Path
     checkpoint: Path
-    best: dict[str, Metrics]
+    best: dict[str, AnyMetrics]
     best_step: int
-    final: dict[str, Metrics]
+    final: dict[str, AnyMetrics]
     final_step: int
 
 
@@ -156,16 +158,40 @@ def _prepare(experiment: Experiment, resume: str | None) -> _Run:
         refuse_other_data(old, fingerprint)
     plan = plan_steps(experiment, len(splits.train))
     start = old / LAST_CHECKPOINT if old else None
-    bundle = load_bundle(start) if start else model_for(experiment, splits.classes)
+    bundle = (
+        load_bundle(start)
+        if start
+        else model_for(experiment, splits.classes, multi_label=splits.multi_label)
+    )
     preprocessing = preprocessing_for(experiment, bundle)
     data = train_data(experiment, splits, preprocessing, plan.total_steps)
     require_loggers(experiment.loggers)
+    task = _task(experiment, splits, plan, bundle, preprocessing)
     # A Trainer to ask: what the devices do not allow is said before a folder is made.
     num_ranks = build_trainer(experiment.trainer, precision=precision).world_size
     data.check_ranks(num_ranks)
     say_plan(experiment, plan, precision, bundle, preprocessing, splits.notes)
     make_folder(_checkpoint_copy(experiment).parent, "checkpoint_dir")  # not after the training
     folder = _open_folder(experiment, old, {"precision": precision}, fingerprint)
+    task.origin = {"run": str(folder), "data": fingerprint}
+    best = ModelCheckpoint(
+        dirpath=folder,
+        filename=Path(BEST_CHECKPOINT).stem,
+        monitor=task.score_name,
+        mode="max",
+        enable_version_counter=False,
+    )
+    return _Run(experiment, folder, plan, precision, data, task, best, start)
+
+
+def _task(
+    experiment: Experiment,
+    splits: Splits,
+    plan: Plan,
+    bundle: ModelBundle,
+    preprocessing: Preprocessing,
+) -> VisionTask:
+    """What is trained."""
     task = VisionTask(
         bundle.model.train(),
         experiment.optim,
@@ -173,18 +199,12 @@ def _prepare(experiment: Experiment, resume: str | None) -> _Run:
         batch_size=experiment.data.batch_size,
         seed=experiment.seed,
         classes=splits.classes,
+        class_counts=class_counts(splits.train.labels, len(splits.classes)).tolist(),
+        multi_label=splits.multi_label,
         preprocessing=preprocessing.to_dict(),
-        origin={"run": str(folder), "data": fingerprint},
     )
     task.model.activation_checkpointing = experiment.trainer.activation_checkpointing
-    best = ModelCheckpoint(
-        dirpath=folder,
-        filename=Path(BEST_CHECKPOINT).stem,
-        monitor="val/accuracy",
-        mode="max",
-        enable_version_counter=False,
-    )
-    return _Run(experiment, folder, plan, precision, data, task, best, start)
+    return task
 
 
 def _open_folder(
@@ -229,7 +249,7 @@ def _fit(run: _Run) -> _Run:
         LastCheckpoint(run.last, settings.checkpoint_every_steps, run.plan.val_every_steps),
     ]
     if settings.patience is not None:
-        callbacks.append(EarlyStopping("val/accuracy", patience=settings.patience, mode="max"))
+        callbacks.append(EarlyStopping(run.task.score_name, patience=settings.patience, mode="max"))
     loggers = build_loggers(
         experiment.loggers, run.folder, run_name=experiment.name, step=run.start_step
     )
@@ -293,7 +313,7 @@ def _conclude(run: _Run, path: Path | None) -> TrainResult:
     if run.best_path.exists() and checkpoint_step(run.best_path) != final_step:
         candidate = _assess_weights(run, run.best_path)
         # The end of a run is not always a step that was validated: it may be the best of all.
-        if candidate["val"].metrics.top1 >= final["val"].metrics.top1:
+        if candidate["val"].metrics.score >= final["val"].metrics.score:
             best, best_step = candidate, checkpoint_step(run.best_path)
     checkpoint = _checkpoint_copy(run.experiment)
     if is_main_process():
@@ -356,6 +376,7 @@ def _write_reports(run: _Run, best: dict[str, Assessment], best_step: int) -> No
         classes=bundle.classes,
         preprocessing=bundle.preprocessing,
         origin=bundle.origin,
+        multi_label=bundle.multi_label,
     )
     boards = [name for name in run.experiment.loggers if name == "tensorboard"]
     loggers = build_loggers(boards, run.folder, run_name="", step=0)
@@ -369,12 +390,4 @@ def _write_reports(run: _Run, best: dict[str, Assessment], best_step: int) -> No
 
 
 def _headlines(assessments: dict[str, Assessment]) -> dict[str, Any]:
-    return {
-        split: {
-            "num_images": item.metrics.num_images,
-            "top1": item.metrics.top1,
-            "top1_interval": list(item.metrics.top1_interval),
-            "loss": item.metrics.loss,
-        }
-        for split, item in assessments.items()
-    }
+    return {split: item.metrics.headlines() for split, item in assessments.items()}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +66,6 @@ class Metrics:
     roc_auc_note: str | None
     per_class: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
-
-    score_key: ClassVar[str] = "top1"
 
     @property
     def score(self) -> float:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,10 @@ from vit_lightning.evaluation.metrics import (
     ClassMetrics,
     FloatArray,
     IntArray,
+    Metrics,
     check_logits,
     class_metrics,
+    compute_metrics,
 )
 
 _RESAMPLES = 200  # of the bootstrap
@@ -56,8 +58,6 @@ class MultiLabelMetrics:
     hamming_loss: float
     per_class: tuple[ClassMetrics, ...]
 
-    score_key: ClassVar[str] = "mean_average_precision"
-
     @property
     def score(self) -> float:
         """What models are chosen by; 0 where nothing can be measured."""
@@ -79,6 +79,20 @@ class MultiLabelMetrics:
         values["average_precision"] = list(self.average_precision)
         values["per_class"] = list(values["per_class"])
         return values
+
+
+AnyMetrics = Metrics | MultiLabelMetrics
+
+
+def measure(logits: FloatArray, labels: IntArray, classes: Sequence[str]) -> AnyMetrics:
+    """What the labels allow to measure: (N,) :func:`~.metrics.compute_metrics`, (N, C) the other.
+
+    Raises:
+        InputError: see there.
+    """
+    several = labels.ndim == 2
+    compute = compute_multi_label_metrics if several else compute_metrics
+    return compute(logits, labels, classes)
 
 
 def compute_multi_label_metrics(

@@ -17,7 +17,7 @@ from vit_lightning.evaluation.metrics import (
     Metrics,
     softmax,
 )
-from vit_lightning.evaluation.multi_label import MultiLabelMetrics, sigmoid
+from vit_lightning.evaluation.multi_label import AnyMetrics, MultiLabelMetrics, sigmoid
 from vit_lightning.figures import (
     confusion_figure,
     precision_recall_figure,
@@ -59,7 +59,7 @@ def refuse_zero_head(model: VisionTransformer) -> None:
 def write_report(
     folder: Path,
     *,
-    metrics: Metrics | MultiLabelMetrics,
+    metrics: AnyMetrics,
     logits: FloatArray,
     labels: IntArray,
     names: Sequence[str],
@@ -159,7 +159,7 @@ def _probabilities(scores: FloatArray, row: FloatArray, classes: Sequence[str]) 
     return [f"{classes[k]}:{row[k]:.6g}" for k in order[:5]]
 
 
-def summary_text(metrics: Metrics | MultiLabelMetrics, classes: Sequence[str]) -> str:
+def summary_text(metrics: AnyMetrics, classes: Sequence[str]) -> str:
     """The metrics as a readable block of lines, without a line end at the last."""
     if isinstance(metrics, MultiLabelMetrics):
         return _summary_of_several(metrics)

@@ -74,8 +74,10 @@ class StepProgress(ProgressBar):
         """Say what a validation gave."""
         metrics = trainer.callback_metrics
         if self._enabled and trainer.state.fn == "fit" and "val/accuracy" in metrics:
-            accuracy, loss = float(metrics["val/accuracy"]), float(metrics["val/loss"])
-            self._say(trainer, f"val accuracy {accuracy:.2%}, val loss {loss:.4f}")
+            score = f"val accuracy {float(metrics['val/accuracy']):.2%}"
+            if "val/mean_average_precision" in metrics:
+                score = f"val mAP {float(metrics['val/mean_average_precision']):.4f}"
+            self._say(trainer, f"{score}, val loss {float(metrics['val/loss']):.4f}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Close the bar."""

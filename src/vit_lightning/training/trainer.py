@@ -126,7 +126,7 @@ def predict_logits(
     task: L.LightningModule,
     data: L.LightningDataModule,
     kept: Callable[[], NDArray[np.int64]],
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float32], NDArray[np.integer[Any]], NDArray[np.int64]]:
     """Outputs for a whole split, in order, over all ranks.
 
     Args:
