@@ -1,5 +1,6 @@
 """Scenes that are different from each other and have details at all scales, as photographs do."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def scene() -> Scene:
         pixels = np.stack(channels, axis=-1).clip(0, 255).astype(np.uint8)
         return Image.fromarray(pixels)
 
-    return draw
+    return functools.cache(draw)  # most of them are drawn again by every test
 
 
 @pytest.fixture

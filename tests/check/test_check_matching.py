@@ -231,12 +231,17 @@ def test_search_agrees_with_all_comparisons(monkeypatch: pytest.MonkeyPatch, cut
 
 
 @pytest.mark.skipif("VIT_LIGHTNING_DATA" not in os.environ, reason="VIT_LIGHTNING_DATA is not set")
-def test_photographs_are_found_at_64_pixels() -> None:
+@pytest.mark.parametrize("cut", ["square", "corner"])
+def test_photographs_are_found_at_64_pixels(cut: str) -> None:
     root = Path(os.environ["VIT_LIGHTNING_DATA"]) / "hymenoptera_data" / "val"
     names = sorted(path.relative_to(root).as_posix() for path in root.glob("*/*.jpg"))[::3]
     files = PictureFiles(root, names, np.zeros(len(names), np.int64))
     originals = [files.load(index) for index in range(len(files))]
-    small = [_jpeg(ImageOps.fit(picture, (64, 64)), 80) for picture in originals[::2]]
+    crops = [
+        ImageOps.fit(picture, (64, 64)) if cut == "square" else _crop(picture, 0.0, 0.07, 0.93)
+        for picture in originals[::2]
+    ]
+    small = [_jpeg(picture.resize((64, 64)), 80) for picture in crops]
     forward, backward = match_between(_copies(originals), _copies(small))
     assert backward == []  # a square photograph shows no less than its copy, and has more pixels
     assert [(m.larger, m.smaller) for m in sorted(forward, key=lambda m: m.smaller)] == [

@@ -10,16 +10,26 @@ from vit_lightning.check.measure import GREY_SIDE
 from vit_lightning.check.views import resampler
 
 _SIDE = 32  # pixels that are compared in the end
-# The search, from coarse to fine: pixels along each side, step of the box in its own sides (0 does
-# not move it), rounds, and the correlation below which a pair is given up. Nearly all pairs that
-# show different things are given up after the first two.
+
+# A box is moved to the places beside it, and made larger and smaller, also along one axis alone.
+_PLACES = [(x, y) for x in (0, 1, -1) for y in (0, 1, -1)]
+_SIZES = [(0, 0), (1, 1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1)]
+_STAY = torch.zeros(1, 4)
+_EITHER = torch.tensor(
+    [(*place, 0, 0) for place in _PLACES] + [(0, 0, *size) for size in _SIZES[1:]]
+).float()
+_BOTH = torch.tensor([(*place, *size) for place in _PLACES for size in _SIZES]).float()
+# The search, from coarse to fine: pixels along each side, moves, their step in sides of the box,
+# rounds, and the correlation below which a pair is given up. Nearly all pairs that show different
+# things are given up after the first two. Coarse steps try place and size together: pictures with
+# fine details alone do not correlate until both are right.
 _STAGES = (
-    (12, 0.0, 1, 0.3),
-    (12, 0.08, 1, 0.55),
-    (16, 0.04, 2, 0.65),
-    (_SIDE, 0.03, 4, 0.6),
-    (_SIDE, 0.015, 4, 0.7),
-    (_SIDE, 0.0075, 2, -1.0),
+    (12, _STAY, 0.0, 1, 0.3),
+    (12, _BOTH, 0.08, 1, 0.55),
+    (16, _BOTH, 0.04, 2, 0.65),
+    (_SIDE, _EITHER, 0.03, 4, 0.6),
+    (_SIDE, _EITHER, 0.015, 4, 0.7),
+    (_SIDE, _EITHER, 0.0075, 2, -1.0),
 )
 # By two or three pixels, in all directions that differ for a stick.
 _RIGHT = (2, 0, 2, 2, 2, 2, 1, 1, 3, 3, 1, 1)
@@ -28,14 +38,6 @@ _LEAST_SIDE = 0.3  # of a box
 _NOISE = 4.0  # grey levels that JPEG and rescaling may change
 _BLOCK = 64  # pairs at once, so that they stay in the cache
 _WHOLE = torch.tensor([0.5, 0.5, 1.0, 1.0])
-
-# Moves of a box: places beside it, then larger and smaller, then along one axis alone.
-_MOVES = torch.tensor(
-    [[0, 0, 0, 0]]
-    + [[x, y, 0, 0] for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y]
-    + [[0, 0, 1, 1], [0, 0, -1, -1], [0, 0, 1, 0], [0, 0, -1, 0], [0, 0, 0, 1], [0, 0, 0, -1]],
-    dtype=torch.float32,
-)
 
 
 def align(larger: Tensor, smaller: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,9 +54,10 @@ def align(larger: Tensor, smaller: Tensor, boxes: Tensor) -> tuple[Tensor, Tenso
     scores, places = torch.empty(len(boxes)), boxes.clone()
     for start in range(0, len(boxes), _BLOCK):
         alive = torch.arange(start, min(start + _BLOCK, len(boxes)))
-        for side, step, rounds, least in _STAGES:
+        for side, moves, step, rounds, least in _STAGES:
             big, small = larger[alive].float(), smaller[alive].float()
-            scores[alive], places[alive] = _climb(big, small, places[alive], side, step, rounds)
+            found = _climb(big, small, places[alive], side, moves * step, rounds)
+            scores[alive], places[alive] = found
             alive = alive[scores[alive] > least]
             if not len(alive):
                 break
@@ -90,23 +93,22 @@ def _moved_correlation(details: Tensor, right: int, down: int) -> Tensor:
 
 
 def _climb(
-    larger: Tensor, smaller: Tensor, boxes: Tensor, side: int, step: float, rounds: int
+    larger: Tensor, smaller: Tensor, boxes: Tensor, side: int, moves: Tensor, rounds: int
 ) -> tuple[Tensor, Tensor]:
     """Move each box ``rounds`` times to the best of its neighbours; correlations and boxes."""
     rows = torch.arange(len(boxes))
     score = torch.zeros(len(boxes))
     target = _details(_cut(smaller[:, None], _WHOLE.expand(len(boxes), 1, 4), side))
     for _ in range(rounds):
-        moved = _moved(boxes, step) if step else boxes[:, None]
+        moved = _moved(boxes, moves)
         correlations = (_details(_cut(larger[:, None], moved, side)) * target).sum(-1)  # (N, K)
         score, best = correlations.max(dim=1)
         boxes = moved[rows, best]
     return score, boxes
 
 
-def _moved(boxes: Tensor, step: float) -> Tensor:
-    """(N, 4) → (N, moves, 4), within the picture."""
-    moves = _MOVES * step
+def _moved(boxes: Tensor, moves: Tensor) -> Tensor:
+    """(N, 4) and (M, 4) → (N, M, 4), within the picture."""
     sides = boxes[:, None, 2:]
     size = (sides * (1 + moves[:, 2:])).clamp(_LEAST_SIDE, 1.0)
     centre = boxes[:, None, :2] + moves[:, :2] * sides

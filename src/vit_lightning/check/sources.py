@@ -61,6 +61,8 @@ class Source:
         notes: sentences on what was and was not read.
         problems: sentences on what an experiment could not be started with.
         experiment: its settings, where it was named by an experiment file.
+
+    Pictures are those of the files, whatever an experiment says of decoding and caching.
     """
 
     title: str
@@ -96,7 +98,10 @@ def open_source(path: Path, overrides: Sequence[str] = ()) -> Source:
     from vit_lightning.assemble import open_splits  # seconds, for Lightning
 
     try:
-        return _of_splits(path, experiment, open_splits(experiment))
+        as_they_are = {"decoding": "full", "cache": None}
+        data = experiment.data.model_copy(update=as_they_are)
+        splits = open_splits(experiment.model_copy(update={"data": data}))
+        return _of_splits(path, experiment, splits)
     except InputError as error:
         root = _root(experiment)
         if experiment.data.name != "folder" or root is None or not root.is_dir():

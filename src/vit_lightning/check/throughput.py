@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vit_lightning.check.sources import NamedSplit, Source
 from vit_lightning.check.threads import one_thread
+from vit_lightning.data.decoding import FastPictures
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.data.views import TrainView
 from vit_lightning.errors import InputError
@@ -41,7 +42,7 @@ def measure_throughput(source: Source, workers: int) -> Rates | None:
     if source.experiment is not None:
         augmentation = source.experiment.data.augmentation
         try:
-            preprocessing = _measure_model(source.experiment, source.splits[0].classes, rates)
+            preprocessing = _measure_model(source.experiment, source.splits[0], rates)
         except InputError as error:  # the pictures are what was asked for
             why_no_model = f"the model was not timed: {error}"
     decode = _decode_rate(source, TrainView(preprocessing, augmentation))
@@ -54,7 +55,9 @@ def measure_throughput(source: Source, workers: int) -> Rates | None:
 
 def _decode_rate(source: Source, view: TrainView) -> float | None:
     """Images per second that one core reads and augments; None if there are none."""
-    pictures = max(source.splits, key=_size).pictures
+    pictures = max((split.pictures for split in source.splits), key=len)
+    if source.experiment is not None and source.experiment.data.decoding == "fast":
+        pictures = FastPictures(pictures)
     generator = np.random.default_rng(0)
     spread = np.linspace(0, len(pictures) - 1, min(len(pictures), _MOST_PICTURES))
     readable = [int(index) for index in spread.round()]
@@ -77,11 +80,7 @@ def _decode_rate(source: Source, view: TrainView) -> float | None:
     return rate if readable else None
 
 
-def _size(split: NamedSplit) -> int:
-    return len(split.pictures)
-
-
-def _measure_model(experiment: Experiment, classes: tuple[str, ...], rates: Rates) -> Preprocessing:
+def _measure_model(experiment: Experiment, split: NamedSplit, rates: Rates) -> Preprocessing:
     """Time an experiment's model; returns what is done to its pictures."""
     # Seconds, for Lightning.
     from vit_lightning.assemble import model_for, preprocessing_for
@@ -92,7 +91,8 @@ def _measure_model(experiment: Experiment, classes: tuple[str, ...], rates: Rate
         # The values of the weights cost no time, and they may have to be fetched first.
         fresh = {"weights": None, "keep_head": False, "keep_pre_logits": False}
         settings = settings.model_copy(update=fresh)
-    bundle = model_for(experiment.model_copy(update={"model": settings}), classes)
+    experiment = experiment.model_copy(update={"model": settings})
+    bundle = model_for(experiment, split.classes, multi_label=split.pictures.labels.ndim == 2)
     preprocessing = preprocessing_for(experiment, bundle)
     device = _device(experiment)
     model = bundle.model.to(device).eval()
@@ -165,6 +165,8 @@ def _faster_pictures(experiment: Experiment) -> str:
     ways = ["raise data.workers as far as there are cores"]
     if data.cache is None:
         ways.append("set data.cache to {}, which decodes every picture once")
+    else:
+        ways.append("leave it to data.cache, which has them decoded from the second epoch on")
     if data.decoding == "full" and data.preprocessing == "modern":
         ways.append('set data.decoding to "fast"')
     return ", or ".join(ways)
