@@ -26,14 +26,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from vit_lightning.data.crops import resized_crop
 from vit_lightning.data.decoding import open_scaled
 from vit_lightning.data.draws import sample_generator
-from vit_lightning.data.pictures import OpenPicture, WholePicture, open_picture
-from vit_lightning.data.resizing import mirrored, resize
+from vit_lightning.data.pictures import OpenPicture, Pixels, WholePicture, open_picture
+from vit_lightning.data.resizing import mirrored
 
 SIZE = (224, 224)
 TURN = 16  # pictures of one side before the next is on
@@ -54,10 +53,9 @@ def crop_of(picture: OpenPicture, generator: np.random.Generator) -> tuple[int, 
     return box.left, box.top, box.left + box.width, box.top + box.height
 
 
-def view_of(picture: OpenPicture, generator: np.random.Generator) -> NDArray[np.uint8]:
+def view_of(picture: OpenPicture, generator: np.random.Generator) -> Pixels:
     """A training view, (224, 224, 3)."""
-    image, region = picture.part(crop_of(picture, generator), SIZE)
-    pixels = resize(image, region, SIZE, "bilinear")
+    pixels = picture.resized(crop_of(picture, generator), SIZE, "bilinear")
     return mirrored(pixels) if generator.random() < 0.5 else pixels
 
 
@@ -185,7 +183,7 @@ def mean_errors(paths: Sequence[Path]) -> dict[str, float]:
         picture, whole = open_scaled(path), open_picture(path)
         for turn in range(4):
             region = crop_of(picture, sample_generator(0, turn, index))
-            found = resize(*picture.part(region, SIZE), SIZE, "bilinear").astype(int)
+            found = picture.resized(region, SIZE, "bilinear").astype(int)
             wanted = whole.crop(region).resize(SIZE, Image.Resampling.BILINEAR)
             errors.append(np.abs(found - np.asarray(wanted)).mean())
     return {"mean": round(float(np.mean(errors)), 3), "most": round(float(max(errors)), 3)}
@@ -289,7 +287,8 @@ def main() -> None:
     names = ("vit-lightning", "torch", "pillow", "numpy")
     report: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": " ".join(["python", "benchmarks/pictures.py", *sys.argv[1:]]),
+        # Folders as their last part: where they lie is of no interest to others.
+        "command": " ".join(["python", *(Path(word).name for word in sys.argv)]),
         "machine": machine(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
         "peer_versions": peer.versions if peer else None,
