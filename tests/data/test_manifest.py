@@ -259,6 +259,8 @@ def test_by_name(tmp_path: Path) -> None:
     splits = open_dataset("manifest", path, val_fraction=0.5, seed=0, label_separator="|")
     assert splits.classes == ("0", "1", "x")
     assert not open_dataset("manifest", path, val_fraction=0.5, seed=0).multi_label
+    with pytest.raises(InputError, match=r"label_separator is for data\.name manifest, not folder"):
+        open_dataset("folder", tmp_path, val_fraction=0.5, seed=0, label_separator="|")
 
 
 def arrow() -> Any:

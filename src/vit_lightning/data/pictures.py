@@ -311,6 +311,12 @@ def open_picture(path: Path) -> Image.Image:
     Raises:
         PictureError: the file is missing, truncated, too large to be harmless, or no picture.
     """
+    require_file(path)
+    return _decoded(path, str(path))
+
+
+def require_file(path: Path) -> None:
+    """PictureError unless ``path`` is a file: a pipe would be waited for without end."""
     try:
         kind = path.stat().st_mode
     except FileNotFoundError:
@@ -318,10 +324,9 @@ def open_picture(path: Path) -> Image.Image:
     except (OSError, ValueError) as error:  # a link to itself, a name that none can have
         said = getattr(error, "strerror", None) or str(error)
         raise PictureError(f"{path}: cannot be read as a picture ({said}); remove it") from None
-    if not stat.S_ISREG(kind):  # a pipe would be waited for without end
+    if not stat.S_ISREG(kind):
         what = "a folder" if stat.S_ISDIR(kind) else "a pipe or a device"
         raise PictureError(f"{path}: cannot be read as a picture (it is {what}); remove it")
-    return _decoded(path, str(path))
 
 
 def decode_picture(data: bytes, name: str) -> Image.Image:
