@@ -22,6 +22,22 @@ def test_mean_average_precision_is_scikit_learns_over_uneven_batches() -> None:
     assert float(metric.compute()) == 0.0
 
 
+def test_the_pictures_of_all_ranks_are_ranked_together() -> None:
+    generator = np.random.default_rng(6)
+    logits = torch.from_numpy(generator.normal(size=(17, 3)).astype(np.float32))
+    targets = torch.from_numpy(generator.integers(0, 2, (17, 3)).astype(np.uint8))
+    own, other = slice(0, 17, 2), slice(1, 17, 2)  # nine and eight, as two ranks have them
+
+    def gathered(state: torch.Tensor, group: object = None) -> list[torch.Tensor]:
+        return [state, (logits if state.is_floating_point() else targets)[other]]
+
+    metric = MeanAveragePrecision(dist_sync_fn=gathered, distributed_available_fn=lambda: True)
+    for part in (slice(0, 4), slice(4, 9)):
+        metric.update(logits[own][part], targets[own][part])
+    expected = average_precision_score(targets.numpy(), logits.numpy())
+    assert float(metric.compute()) == pytest.approx(expected, abs=1e-6)
+
+
 def test_a_picture_is_right() -> None:
     logits = torch.tensor([[1.0, 2.0], [3.0, -1.0], [-1.0, -2.0]])
     assert correct(logits, torch.tensor([1, 1, 0]), multi_label=False).tolist() == [
