@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 
-def _declare_operators() -> "object | None":
+def declare_operators() -> "object | None":
     """Declare what torchvision's own library would, which beside a torch for the CPU stays shut.
 
     Nothing that is measured here calls one of these operators.
@@ -35,7 +35,7 @@ def _declare_operators() -> "object | None":
 
 def main() -> None:
     """Answer until the input ends."""
-    declared = _declare_operators()
+    declared = declare_operators()
     import PIL
     import torchvision
     from torchvision import transforms

@@ -26,7 +26,7 @@ LAYERS = (
     {"assess", "check"},
     {"account"},
     {"run", "publish"},
-    {"cli_check", "cli_convert", "cli_push", "cli_verify", "cli_weights"},
+    {"cli_check", "cli_convert", "cli_data", "cli_push", "cli_verify", "cli_weights"},
     {"cli"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -44,7 +44,7 @@ RESERVED = {
     "sklearn": {"data", "evaluation", "figures"},
     "matplotlib": {"figures", "attention_view", "training", "run"},
     "tqdm": {"check", "download", "training"},
-    "filelock": {"download"},
+    "filelock": {"data", "download"},
     "huggingface_hub": {"checkpoints", "publish"},
     "scipy": {"parity"},
     "PIL": {"attention_view", "check", "data"},
@@ -65,6 +65,7 @@ WITHOUT_TORCH = (
     "cli",
     "cli_check",
     "cli_convert",
+    "cli_data",
     "cli_options",
     "cli_push",
     "cli_verify",

@@ -272,3 +272,10 @@ def test_real_photographs_keep_the_promise() -> None:
                 differences.append(np.abs(found.astype(int) - wanted).mean())
     assert scaled > len(differences) / 3
     assert np.mean(differences) < PROMISED
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    os.mkfifo(path)
+    with pytest.raises(PictureError, match="a pipe or a device"):
+        open_scaled(path)

@@ -119,6 +119,11 @@ def test_fewer_pictures_than_ranks_are_refused() -> None:
 def test_pairs_are_never_cut(world_size: int, micro_batch: int | None) -> None:
     options = {"batch_size": 14, "num_steps": 3, "size": 11, "pairs": True}
     ranks = {"world_size": world_size, "micro_batch": micro_batch}
+    chunks = world_size * -(-7 // (world_size * ((micro_batch or 14) // 2)))
+    if chunks > 7:
+        with pytest.raises(InputError, match=f"cannot be cut into {chunks} parts of whole pairs"):
+            stream(**options, **ranks)
+        return
     samplers = [stream(**options, **ranks, rank=rank) for rank in range(world_size)]
     per_step = samplers[0].micro_batches_per_step
     shares = [list(sampler) for sampler in samplers]
@@ -156,4 +161,11 @@ def test_a_batch_repeats_its_pictures_apart() -> None:
 def test_another_order_may_be_given() -> None:
     order = [np.array([2, 2, 0]), np.array([1, 0, 1])]
     samples = stream(size=3, batch_size=3, num_steps=2, order=order.__getitem__)
-    assert [[index for _, index, _ in batch] for batch in samples] == [[2, 2, 0], [1, 0, 1]]
+    # A picture that comes again in an epoch is another copy of it.
+    assert list(samples) == [[(0, 2, 0), (0, 2, 1), (0, 0, 0)], [(1, 1, 0), (1, 0, 0), (1, 1, 1)]]
+
+
+def test_copies_of_both_kinds_differ() -> None:
+    order = [np.array([2, 2, 0, 2])]
+    (batch,) = stream(size=4, batch_size=8, num_steps=1, repeats=2, order=order.__getitem__)
+    assert len(set(batch)) == 8

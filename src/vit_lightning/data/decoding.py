@@ -26,6 +26,7 @@ from vit_lightning.data.pictures import (
     Region,
     WholePicture,
     open_picture,
+    require_file,
 )
 from vit_lightning.data.resizing import resize
 from vit_lightning.models.config import Size
@@ -236,6 +237,7 @@ def open_scaled(path: Path) -> OpenPicture:
     Raises:
         PictureError: the file is missing, too large to be harmless, or no picture.
     """
+    require_file(path)
     try:
         return _opened(path) or WholePicture(open_picture(path))
     except Exception:  # as in _ScaledJpeg.part

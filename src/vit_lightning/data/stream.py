@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from vit_lightning.data.draws import epoch_permutation
+from vit_lightning.data.draws import epoch_permutation, read_before
 from vit_lightning.errors import InputError
 
 Sample = tuple[int, int, int]  # epoch, index, copy
@@ -40,7 +40,8 @@ class StreamBatchSampler(Sampler[list[Sample]]):
         start_step: where iteration begins; the steps before are taken as done.
         repeats: copies of a sample in a batch, each augmented in its own way.
         pairs: never cut between positions 2k and 2k + 1 of a batch, which are mixed.
-        order: epoch → (size,) indices; by default a permutation for each epoch.
+        order: epoch → (size,) indices; by default a permutation for each epoch. A sample that comes
+            several times in an epoch is another copy each time.
 
     Raises:
         InputError: the numbers do not go together.
@@ -84,8 +85,8 @@ class StreamBatchSampler(Sampler[list[Sample]]):
         most = world_size * ((micro_batch or batch_size) // self._unit)
         self._micro_batches_per_step = -(-(batch_size // self._unit) // most)
         self._check_chunks(micro_batch)
-        self._order = order or (lambda epoch: epoch_permutation(seed, epoch, size))
-        self._orders: dict[int, NDArray[np.int64]] = {}
+        self._order = order
+        self._orders: dict[int, tuple[NDArray[np.int64], NDArray[np.int64] | None]] = {}
 
     def _check_multiples(self, micro_batch: int | None) -> None:
         if self.batch_size % self.repeats:
@@ -132,15 +133,22 @@ class StreamBatchSampler(Sampler[list[Sample]]):
     def _sample(self, step: int, place: int) -> Sample:
         """The sample at one place of a step's batch."""
         distinct = self.batch_size // self.repeats
-        copy, offset = divmod(place, distinct)
+        repeat, offset = divmod(place, distinct)
         epoch, position = divmod(step * distinct + offset, self.size)
-        return epoch, int(self._order_of(epoch)[position]), copy
+        order, earlier = self._order_of(epoch)
+        before = 0 if earlier is None else int(earlier[position])
+        return epoch, int(order[position]), before * self.repeats + repeat
 
-    def _order_of(self, epoch: int) -> NDArray[np.int64]:
+    def _order_of(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """The indices in the order of an epoch, and how often each came before, if any can."""
         if epoch not in self._orders:
             if len(self._orders) > self.batch_size // self.size + 1:  # a batch may lie in several
                 del self._orders[min(self._orders)]
-            self._orders[epoch] = self._order(epoch)
+            if self._order is None:
+                self._orders[epoch] = epoch_permutation(self.seed, epoch, self.size), None
+            else:
+                order = self._order(epoch)
+                self._orders[epoch] = order, read_before(order)
         return self._orders[epoch]
 
 

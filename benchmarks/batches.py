@@ -1,0 +1,175 @@
+"""How fast training batches come in, end to end, beside torchvision's usual pipeline.
+
+    python benchmarks/batches.py --pictures FOLDER [--peer-python PATH]
+
+From files to normalised float32 batches of 64 random crops of 224 px, mirrored half of the time, by
+two loading processes. Sides are processes that take turns in one run; what lies ready when a turn
+begins is not counted. FOLDER holds a folder of pictures for each class. Kept pictures are in the
+system's memory when they are measured, as they are from the second epoch on if there is enough of
+it. Prints a table, and writes ``results/DATE-batches.json`` beside this file.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from report import versions, write_report
+
+from vit_lightning.data.datamodule import TrainData
+from vit_lightning.data.decoded import CachedPictures, build, open_cache
+from vit_lightning.data.decoding import FastPictures
+from vit_lightning.data.folder import open_folder
+from vit_lightning.data.pictures import Pictures
+from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.settings import AugmentationSettings, CacheSettings, DataSettings
+
+SIZE = 224
+BATCH = 64
+PREFETCHED = 2  # batches of each worker that lie ready
+
+# Decoding, and to which shorter side pictures are kept; 0: as they are, None: they are not.
+SIDES: dict[str, tuple[str, int | None]] = {
+    "full": ("full", None),
+    "fast": ("fast", None),
+    "full, kept": ("full", 0),
+    "fast, kept": ("fast", 0),
+    "fast, kept at 256": ("fast", 256),
+}
+
+
+def pictures_of(folder: Path, side: str, cache: Path) -> Pictures:
+    """The pictures of a side; kept ones are decoded here."""
+    decoding, shorter_side = SIDES[side]
+    pictures: Pictures = open_folder(folder, val_fraction=0.01, seed=0).train
+    if shorter_side is not None:
+        settings = CacheSettings(shorter_side=shorter_side or None, folder=str(cache))
+        pictures = open_cache(pictures, settings)
+        assert isinstance(pictures, CachedPictures)
+        build(pictures, 2, lambda _: None)
+    return FastPictures(pictures) if decoding == "fast" else pictures
+
+
+def batches_of(pictures: Pictures, workers: int) -> Iterator[torch.Tensor]:
+    """Normalised batches without end, as a training gets them."""
+    splits: Any = argparse.Namespace(train=pictures, val=pictures, test=None, classes=())
+    settings = DataSettings(
+        name="digits",  # read by nothing here
+        batch_size=BATCH,
+        workers=workers,
+        augmentation=AugmentationSettings(crop="modern"),
+    )
+    preprocessing = Preprocessing("modern", SIZE, interpolation="bilinear")
+    data = TrainData(splits, preprocessing, settings, num_steps=10**7)
+    for batch in data.train_dataloader():
+        yield preprocessing.normalised(batch.pixels.permute(0, 3, 1, 2))
+
+
+def answer(options: argparse.Namespace) -> None:
+    """Be one side: read numbers of batches, answer with seconds."""
+    batches = batches_of(
+        pictures_of(options.pictures, options.side, options.cache), options.workers
+    )
+    next(batches)
+    print(json.dumps(versions()), flush=True)
+    for line in sys.stdin:
+        for _ in range(PREFETCHED * options.workers):
+            next(batches)
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            next(batches)
+        print(json.dumps(time.perf_counter() - start), flush=True)
+
+
+class Side:
+    """A process that makes batches when it is asked to."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.versions: dict[str, str] = self._answer()
+
+    def seconds(self, batches: int) -> float:
+        """How long so many batches take."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{batches}\n")
+        self._process.stdin.flush()
+        return float(self._answer())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("a side gave up; what it said stands above")
+        return json.loads(line)
+
+
+def in_turns(sides: dict[str, Side], rounds: int, batches: int) -> dict[str, Any]:
+    """Pictures a second of every side, and its ratio to the first, by turns."""
+    spent: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            spent[name].append(side.seconds(batches))
+    first = next(iter(spent.values()))
+    rows = {}
+    for name, seconds in spent.items():
+        ratios = np.divide(first, seconds)
+        rows[name] = {
+            "per_second": round(BATCH * batches / float(np.median(seconds)), 1),
+            "ratio": round(float(np.median(ratios)), 2),
+            "ratio_spread": [round(float(q), 2) for q in np.quantile(ratios, (0.1, 0.9))],
+        }
+    return rows
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=Path, required=True, help="a folder for each class")
+    parser.add_argument("--peer-python", type=Path, help="a python that has torchvision")
+    parser.add_argument("--workers", type=int, default=2, help="loading processes")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    parser.add_argument("--batches", type=int, default=20, help="batches of a turn")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side is not None:
+        answer(options)
+        return
+    here = Path(__file__)
+    with tempfile.TemporaryDirectory() as cache:
+        ours = [sys.executable, str(here), "--pictures", str(options.pictures), "--cache", cache]
+        sides = {}
+        if options.peer_python:
+            script = str(here.with_name("torchvision_batches.py"))
+            numbers = [str(options.pictures), str(BATCH), str(options.workers)]
+            command = [str(options.peer_python), "-W", "ignore", script, *numbers]
+            sides["torchvision"] = Side(command)
+        for name in SIDES:
+            sides[name] = Side([*ours, "--workers", str(options.workers), "--side", name])
+        rows = in_turns(sides, options.rounds, options.batches)
+        peer = sides["torchvision"].versions if options.peer_python else None
+        for side in sides.values():
+            side.close()
+    print(f"{'batches end to end':24s}{'pictures/s':>12s}{'ratio':>8s}   80 % of turns")
+    for name, row in rows.items():
+        low, high = row["ratio_spread"]
+        print(f"{name:24s}{row['per_second']:12.1f}{row['ratio']:8.2f}   {low} to {high}")
+    write_report("batches", {"peer_versions": peer, "sides": rows})
+
+
+if __name__ == "__main__":
+    main()
