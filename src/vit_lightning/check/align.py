@@ -95,16 +95,22 @@ def _moved_correlation(details: Tensor, right: int, down: int) -> Tensor:
 def _climb(
     larger: Tensor, smaller: Tensor, boxes: Tensor, side: int, moves: Tensor, rounds: int
 ) -> tuple[Tensor, Tensor]:
-    """Move each box ``rounds`` times to the best of its neighbours; correlations and boxes."""
-    rows = torch.arange(len(boxes))
-    score = torch.zeros(len(boxes))
+    """Move each box up to ``rounds`` times to the best of its neighbours; correlations and boxes.
+
+    The first move is none: a box that it is best for has arrived.
+    """
+    scores, boxes = torch.empty(len(boxes)), boxes.clone()
     target = _details(_cut(smaller[:, None], _WHOLE.expand(len(boxes), 1, 4), side))
+    rows = torch.arange(len(boxes))
     for _ in range(rounds):
-        moved = _moved(boxes, moves)
-        correlations = (_details(_cut(larger[:, None], moved, side)) * target).sum(-1)  # (N, K)
-        score, best = correlations.max(dim=1)
-        boxes = moved[rows, best]
-    return score, boxes
+        moved = _moved(boxes[rows], moves)  # (N, K, 4)
+        details = _details(_cut(larger[rows, None], moved, side))
+        scores[rows], best = (details @ target[rows].mT)[..., 0].max(dim=1)
+        boxes[rows] = moved[torch.arange(len(rows)), best]
+        rows = rows[best > 0]
+        if not len(rows):
+            break
+    return scores, boxes
 
 
 def _moved(boxes: Tensor, moves: Tensor) -> Tensor:
