@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # itself; never from above, and never from its neighbours.
 LAYERS = (
     {"errors"},
-    {"files", "console", "cli_options", "overrides", "precision"},
+    {"files", "console", "cli_options", "memory", "overrides", "precision"},
     {"json_file", "download", "settings"},
     {"experiment", "legacy", "models"},
     {"attention", "figures", "checkpoints", "data"},

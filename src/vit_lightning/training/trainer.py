@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vit_lightning.errors import InputError
 from vit_lightning.files import atomic_write
+from vit_lightning.memory import keep_freed_memory
 from vit_lightning.precision import exact_convolutions
 from vit_lightning.settings import TrainerSettings
 from vit_lightning.training.progress import StepProgress
@@ -97,7 +98,7 @@ def build_trainer(
         InputError: the devices or the strategy cannot be had.
     """
     try:
-        return L.Trainer(
+        trainer = L.Trainer(
             accelerator=settings.accelerator,
             devices=settings.devices,
             num_nodes=settings.num_nodes,
@@ -119,6 +120,9 @@ def build_trainer(
             f"trainer: Lightning cannot use accelerator {settings.accelerator!r}, devices "
             f"{settings.devices!r}, strategy {settings.strategy!r}: {error}"
         ) from None
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
+    return trainer
 
 
 def predict_logits(
