@@ -205,7 +205,7 @@ class VisionTask(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the validation's sums."""
         images, labels = batch
-        if not len(labels):  # all pictures of the batch were left out; a mean of none is not a number
+        if not len(labels):  # all pictures of the batch were left out, and none have no mean
             return
         logits, size = self(images).float(), len(labels)
         accuracy = correct(logits, labels, multi_label=self.multi_label).float().mean()
