@@ -22,7 +22,15 @@ from vit_lightning.factory import create_model, save_model
 
 ROOT = Path(__file__).parents[1]
 PICTURES = os.environ.get("VIT_LIGHTNING_DATA")
-DOCS = ("docs/data.md", "docs/models.md", "docs/runs.md", "docs/weights.md")
+DOCS = (
+    "docs/augmentation.md",
+    "docs/data.md",
+    "docs/input.md",
+    "docs/models.md",
+    "docs/pictures.md",
+    "docs/runs.md",
+    "docs/weights.md",
+)
 TINY = {"embed_dim": 24, "depth": 1, "num_heads": 2, "mlp_dim": 24}
 SHORT = [
     *(f"model.{name}={value}" for name, value in TINY.items()),
