@@ -15,8 +15,8 @@ test: setup  ## every check: format, lint, types, tests
 	$(BIN)/pytest
 
 # Fails also where it finds no test, or skips one.
-test-peers: .venv-peers/ready  ## the same models in timm, torchvision and transformers
-	$(PEERS)/pytest tests/peers
+test-peers: .venv-peers/ready  ## what needs timm, torchvision, transformers, datasets or pyarrow
+	$(PEERS)/pytest --no-skips tests/peers tests/data/test_huggingface_data.py tests/data/test_manifest.py
 
 setup: .venv/ready  ## the environment, with pinned dependencies
 
@@ -31,7 +31,7 @@ setup: .venv/ready  ## the environment, with pinned dependencies
 	$(PYTHON) -m venv .venv-peers
 	$(PEERS)/python3 -m pip install --quiet --upgrade "pip>=25.1"
 	$(PEERS)/pip install --quiet --constraint constraints.txt --constraint constraints-peers.txt \
-		--editable . pytest pytest-timeout timm torchvision transformers
+		--editable . pytest pytest-timeout timm torchvision transformers datasets
 	touch $@
 
 clean:  ## what set-up and tools left behind; runs and checkpoints stay

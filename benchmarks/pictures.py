@@ -10,23 +10,19 @@ tables, and writes ``results/DATE-pictures.json`` beside this file.
 """
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from report import write_report
 
 from vit_lightning.data.crops import resized_crop
 from vit_lightning.data.decoding import open_scaled
@@ -253,22 +249,6 @@ def print_per_core(result: dict[str, Any]) -> None:
         print(f"  {name:28s}{row['per_second']:10.1f}{row['ratio']:8.2f}   {low} to {high}")
 
 
-def machine() -> dict[str, Any]:
-    """What the figures hold for."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        model = next((x.partition(": ")[2] for x in lines if x.startswith("model name")), model)
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "system": platform.platform(),
-        "load": [round(load, 1) for load in os.getloadavg()] if hasattr(os, "getloadavg") else [],
-    }
-
-
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -284,25 +264,13 @@ def main() -> None:
     found = found[:: max(1, len(found) // options.count)][: options.count]
     torch.set_num_threads(1)
     peer = Peer(options.peer_python) if options.peer_python else None
-    names = ("vit-lightning", "torch", "pillow", "numpy")
-    report: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        # Folders as their last part: where they lie is of no interest to others.
-        "command": " ".join(["python", *(Path(word).name for word in sys.argv)]),
-        "machine": machine(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
-        "peer_versions": peer.versions if peer else None,
-    }
+    report: dict[str, Any] = {"peer_versions": peer.versions if peer else None}
     with tempfile.TemporaryDirectory() as folder:
         sets = picture_sets(found, Path(folder), options.large)
         report["per_core"] = per_core(sets, peer, options.rounds)
     if peer:
         peer.close()
-    results = Path(__file__).with_name("results")
-    results.mkdir(exist_ok=True)
-    path = results / f"{report['date']}-pictures.json"
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"\nwritten to {path}")
+    write_report("pictures", report)
 
 
 if __name__ == "__main__":

@@ -37,10 +37,10 @@ def versions(*others: str) -> dict[str, str]:
 def write_report(name: str, figures: dict[str, Any]) -> None:
     """Write ``results/DATE-name.json`` beside this file, and say so."""
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    script = f"benchmarks/{Path(sys.argv[0]).name}"
     report = {
         "date": date,
-        "command": " ".join(["python", script, *sys.argv[1:]]),
+        # Paths as their last part: where they lie is of no interest to others.
+        "command": " ".join(["python", *(Path(word).name for word in sys.argv)]),
         "machine": machine(),
         "versions": versions(),
     }

