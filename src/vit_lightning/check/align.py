@@ -11,14 +11,15 @@ from vit_lightning.check.views import resampler
 
 _SIDE = 32  # pixels that are compared in the end
 
-# A box is moved to the places beside it, and made larger and smaller, also along one axis alone.
-_PLACES = [(x, y) for x in (0, 1, -1) for y in (0, 1, -1)]
-_SIZES = [(0, 0), (1, 1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1)]
-_STAY = torch.zeros(1, 4)
-_EITHER = torch.tensor(
-    [(*place, 0, 0) for place in _PLACES] + [(0, 0, *size) for size in _SIZES[1:]]
-).float()
-_BOTH = torch.tensor([(*place, *size) for place in _PLACES for size in _SIZES]).float()
+# A box is moved to the places beside it, and made larger and smaller, also along one axis alone:
+# rows are moves of an interval (place, size), and a move of a box is one across and one down.
+_INTERVALS = torch.tensor([(place, size) for place in (0, 1, -1) for size in (0, 1, -1)]).float()
+_PAIRS = [(across, down) for across in range(9) for down in range(9)]
+_PLACES = {(across, down) for across in (0, 3, 6) for down in (0, 3, 6)}  # sizes as they are
+_SIZES = {(across, down) for across in (0, 1, 2) for down in (0, 1, 2)}  # places as they are
+_STAY = torch.tensor([(0, 0)])
+_EITHER = torch.tensor([pair for pair in _PAIRS if pair in _PLACES | _SIZES])
+_BOTH = torch.tensor(_PAIRS)
 # The search, from coarse to fine: pixels along each side, moves, their step in sides of the box,
 # rounds, and the correlation below which a pair is given up. Nearly all pairs that show different
 # things are given up after the first two. Coarse steps try place and size together: pictures with
@@ -38,6 +39,7 @@ _LEAST_SIDE = 0.3  # of a box
 _NOISE = 4.0  # grey levels that JPEG and rescaling may change
 _BLOCK = 64  # pairs at once, so that they stay in the cache
 _WHOLE = torch.tensor([0.5, 0.5, 1.0, 1.0])
+_IS_ACROSS = torch.tensor([True, False, True, False])  # of a box
 
 
 def align(larger: Tensor, smaller: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,7 +58,7 @@ def align(larger: Tensor, smaller: Tensor, boxes: Tensor) -> tuple[Tensor, Tenso
         alive = torch.arange(start, min(start + _BLOCK, len(boxes)))
         for side, moves, step, rounds, least in _STAGES:
             big, small = larger[alive].float(), smaller[alive].float()
-            found = _climb(big, small, places[alive], side, moves * step, rounds)
+            found = _climb(big, small, places[alive], side, moves, step, rounds)
             scores[alive], places[alive] = found
             alive = alive[scores[alive] > least]
             if not len(alive):
@@ -78,7 +80,7 @@ def conclusive(correlation: Tensor, smaller: Tensor) -> Tensor:
         (N,) 1 for equal details, 0 for no better than moved by two or three of 32 pixels.
     """
     whole = _WHOLE.expand(len(smaller), 1, 4)
-    details = _details(_cut(smaller[:, None].float(), whole, _SIDE)).reshape(-1, _SIDE, _SIDE)
+    details = _details(_cut(smaller.float(), whole, _STAY, _SIDE)).reshape(-1, _SIDE, _SIDE)
     shifts = zip(_RIGHT, _DOWN, strict=True)
     moved = torch.stack([_moved_correlation(details, right, down) for right, down in shifts])
     return 1 - (1 - correlation) / (1 - moved.amax(dim=0).clamp(0, 0.999))
@@ -93,39 +95,59 @@ def _moved_correlation(details: Tensor, right: int, down: int) -> Tensor:
 
 
 def _climb(
-    larger: Tensor, smaller: Tensor, boxes: Tensor, side: int, moves: Tensor, rounds: int
+    larger: Tensor,
+    smaller: Tensor,
+    boxes: Tensor,
+    side: int,
+    moves: Tensor,
+    step: float,
+    rounds: int,
 ) -> tuple[Tensor, Tensor]:
     """Move each box up to ``rounds`` times to the best of its neighbours; correlations and boxes.
 
     The first move is none: a box that it is best for has arrived.
     """
     scores, boxes = torch.empty(len(boxes)), boxes.clone()
-    target = _details(_cut(smaller[:, None], _WHOLE.expand(len(boxes), 1, 4), side))
+    target = _details(_cut(smaller, _WHOLE.expand(len(boxes), 1, 4), _STAY, side))
     rows = torch.arange(len(boxes))
     for _ in range(rounds):
-        moved = _moved(boxes[rows], moves)  # (N, K, 4)
-        details = _details(_cut(larger[rows, None], moved, side))
+        moved = _moved(boxes[rows], step)  # (N, 9, 4)
+        details = _details(_cut(larger[rows], moved, moves, side))
         scores[rows], best = (details @ target[rows].mT)[..., 0].max(dim=1)
-        boxes[rows] = moved[torch.arange(len(rows)), best]
+        across, down = moves[best].unbind(1)
+        each = torch.arange(len(rows))
+        boxes[rows] = torch.where(_IS_ACROSS, moved[each, across], moved[each, down])
         rows = rows[best > 0]
         if not len(rows):
             break
     return scores, boxes
 
 
-def _moved(boxes: Tensor, moves: Tensor) -> Tensor:
-    """(N, 4) and (M, 4) → (N, M, 4), within the picture."""
+def _moved(boxes: Tensor, step: float) -> Tensor:
+    """(N, 4) → (N, 9, 4), both axes moved in the same way and kept within the picture."""
     sides = boxes[:, None, 2:]
-    size = (sides * (1 + moves[:, 2:])).clamp(_LEAST_SIDE, 1.0)
-    centre = boxes[:, None, :2] + moves[:, :2] * sides
+    size = (sides * (1 + _INTERVALS[:, 1:] * step)).clamp(_LEAST_SIDE, 1.0)
+    centre = boxes[:, None, :2] + _INTERVALS[:, :1] * step * sides
     return torch.cat([centre.clamp(size / 2, 1 - size / 2), size], dim=-1)
 
 
-def _cut(pixels: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """(N, 1, 48, 48) and (N, K, 4) → (N, K, side, side)."""
-    across = resampler(boxes[..., 0], boxes[..., 2], GREY_SIDE, side)
+def _cut(pixels: Tensor, boxes: Tensor, moves: Tensor, side: int) -> Tensor:
+    """Parts whose extent across is that of one box, and down that of another.
+
+    Args:
+        pixels: (N, 48, 48).
+        boxes: (N, B, 4).
+        moves: (K, 2) the boxes to take for across and down.
+        side: pixels of the result.
+
+    Returns:
+        (N, K, side, side)
+    """
+    boxes = boxes[:, : int(moves.max()) + 1]
+    across = resampler(boxes[..., 0], boxes[..., 2], GREY_SIDE, side)  # (N, B, side, 48)
     down = resampler(boxes[..., 1], boxes[..., 3], GREY_SIDE, side)
-    return down @ pixels @ across.mT
+    rows = (down.flatten(1, 2) @ pixels).reshape(down.shape)
+    return rows[:, moves[:, 1]] @ across[:, moves[:, 0]].mT
 
 
 def _details(pixels: Tensor) -> Tensor:
