@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from processor_time import processor_seconds
 from report import versions, write_report
 
 from vit_lightning.data.datamodule import TrainData
@@ -29,6 +30,7 @@ from vit_lightning.data.decoding import FastPictures
 from vit_lightning.data.folder import open_folder
 from vit_lightning.data.pictures import Pictures
 from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.memory import keep_freed_memory
 from vit_lightning.settings import AugmentationSettings, CacheSettings, DataSettings
 
 SIZE = 224
@@ -73,7 +75,8 @@ def batches_of(pictures: Pictures, workers: int) -> Iterator[torch.Tensor]:
 
 
 def answer(options: argparse.Namespace) -> None:
-    """Be one side: read numbers of batches, answer with seconds."""
+    """Be one side: read numbers of batches, answer with wall and processor seconds."""
+    keep_freed_memory()  # as a training does
     batches = batches_of(
         pictures_of(options.pictures, options.side, options.cache), options.workers
     )
@@ -82,10 +85,11 @@ def answer(options: argparse.Namespace) -> None:
     for line in sys.stdin:
         for _ in range(PREFETCHED * options.workers):
             next(batches)
-        start = time.perf_counter()
+        wall, processor = time.perf_counter(), processor_seconds()
         for _ in range(int(line)):
             next(batches)
-        print(json.dumps(time.perf_counter() - start), flush=True)
+        spent = time.perf_counter() - wall, processor_seconds() - processor
+        print(json.dumps(spent), flush=True)
 
 
 class Side:
@@ -97,12 +101,13 @@ class Side:
         )
         self.versions: dict[str, str] = self._answer()
 
-    def seconds(self, batches: int) -> float:
-        """How long so many batches take."""
+    def seconds(self, batches: int) -> tuple[float, float]:
+        """The wall and the processor time that so many batches take."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{batches}\n")
         self._process.stdin.flush()
-        return float(self._answer())
+        wall, processor = self._answer()
+        return wall, processor
 
     def close(self) -> None:
         """End the process."""
@@ -118,19 +123,25 @@ class Side:
 
 
 def in_turns(sides: dict[str, Side], rounds: int, batches: int) -> dict[str, Any]:
-    """Pictures a second of every side, and its ratio to the first, by turns."""
-    spent: dict[str, list[float]] = {name: [] for name in sides}
+    """For every side pictures a second, and of wall and processor time the ratio to the first."""
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
             spent[name].append(side.seconds(batches))
-    first = next(iter(spent.values()))
+    first = np.array(next(iter(spent.values())))
     rows = {}
-    for name, seconds in spent.items():
-        ratios = np.divide(first, seconds)
+    for name, turns in spent.items():
+        seconds = np.array(turns)
+        ratios = first / seconds
+        wall, processor = np.median(ratios, axis=0)
         rows[name] = {
-            "per_second": round(BATCH * batches / float(np.median(seconds)), 1),
-            "ratio": round(float(np.median(ratios)), 2),
-            "ratio_spread": [round(float(q), 2) for q in np.quantile(ratios, (0.1, 0.9))],
+            "per_second": round(BATCH * batches / float(np.median(seconds[:, 0])), 1),
+            "ratio": round(float(wall), 2),
+            "ratio_spread": [round(float(q), 2) for q in np.quantile(ratios[:, 0], (0.1, 0.9))],
+            "processor_ms_per_picture": round(
+                1e3 * float(np.median(seconds[:, 1])) / (BATCH * batches), 3
+            ),
+            "processor_ratio": round(float(processor), 2),
         }
     return rows
 
@@ -164,10 +175,16 @@ def main() -> None:
         peer = sides["torchvision"].versions if options.peer_python else None
         for side in sides.values():
             side.close()
-    print(f"{'batches end to end':24s}{'pictures/s':>12s}{'ratio':>8s}   80 % of turns")
+    print(
+        f"{'batches end to end':20s}{'pictures/s':>12s}{'ratio':>8s}{'80 % of turns':>16s}"
+        f"{'CPU ms each':>14s}{'ratio':>8s}"
+    )
     for name, row in rows.items():
-        low, high = row["ratio_spread"]
-        print(f"{name:24s}{row['per_second']:12.1f}{row['ratio']:8.2f}   {low} to {high}")
+        spread = " to ".join(f"{edge:.2f}" for edge in row["ratio_spread"])
+        print(
+            f"{name:20s}{row['per_second']:12.1f}{row['ratio']:8.2f}{spread:>16s}"
+            f"{row['processor_ms_per_picture']:14.3f}{row['processor_ratio']:8.2f}"
+        )
     write_report("batches", {"peer_versions": peer, "sides": rows})
 
 

@@ -1,8 +1,9 @@
 """Training batches by torchvision's usual pipeline, on demand: the peer of ``batches.py``.
 
 Arguments: a folder with a folder for each class, pictures of a batch, loading processes. Reads
-lines, each a number of batches; answers each with the seconds that they took, after as many as lay
-ready have been passed over. The first line it writes is its versions. Runs where torchvision is.
+lines, each a number of batches; answers each with the wall and the processor seconds that they
+took, after as many as lay ready have been passed over. The first line it writes is its versions.
+Runs where torchvision is.
 """
 
 import json
@@ -10,6 +11,7 @@ import sys
 import time
 
 import torch
+from processor_time import processor_seconds
 from torchvision_views import declare_operators
 
 PREFETCHED = 2  # batches of each worker that lie ready
@@ -48,11 +50,12 @@ def main() -> None:
     for line in sys.stdin:
         for _ in range(PREFETCHED * workers):
             next(batches)
-        start = time.perf_counter()
+        wall, processor = time.perf_counter(), processor_seconds()
         for _ in range(int(line)):
             images, _ = next(batches)
             assert images.dtype == torch.float32
-        print(json.dumps(time.perf_counter() - start), flush=True)
+        spent = time.perf_counter() - wall, processor_seconds() - processor
+        print(json.dumps(spent), flush=True)
     del declared
 
 

@@ -82,6 +82,21 @@ def test_an_experiment_is_decoded_where_its_training_looks(
     assert "0 kept" in run("list", "--folder", tmp_path / "own")
 
 
+def test_flags_go_before_the_experiment(
+    run: Callable[..., str], folder: Path, tmp_path: Path
+) -> None:
+    data = {
+        "root": str(folder),
+        "val_fraction": 0.3,
+        "decoding": "fast",
+        "cache": {"folder": str(tmp_path / "own"), "shorter_side": 9},
+    }
+    experiment = tmp_path / "mine.json"
+    experiment.write_text(json.dumps({"name": "mine", "data": data, "trainer": {"max_steps": 1}}))
+    assert "6 of 6" in run("cache", experiment, "--shorter-side", 5, "--workers", 0)
+    assert "shorter side 5," in run("list", "--folder", tmp_path / "own")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -107,7 +122,7 @@ def test_pictures_in_memory_are_refused(run: Callable[..., str], tmp_path: Path)
     experiment = tmp_path / "digits.json"
     values = {"name": "d", "data": {"name": "digits"}, "trainer": {"max_steps": 1}}
     experiment.write_text(json.dumps(values))
-    with pytest.raises(InputError, match="in memory"):
+    with pytest.raises(InputError, match="no files of their own"):
         run("cache", experiment)
 
 

@@ -8,8 +8,10 @@ from pydantic import ValidationError
 
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import Experiment, json_schema, load_experiment, parse_experiment
+from vit_lightning.settings import AugmentationSettings, RandAugmentSettings
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
 SMALLEST: dict[str, Any] = {
     "name": "it",
     "data": {"name": "digits"},
@@ -404,3 +406,45 @@ def test_both_lengths_on_the_command_line_are_refused(file: Callable[..., Path])
 def test_experiment_may_be_made_in_python() -> None:
     experiment = Experiment.model_validate(SMALLEST)
     assert experiment == parse_experiment(SMALLEST, "it.json")
+
+
+# Bundles of augmentation
+
+
+def _augmentation(**values: Any) -> AugmentationSettings:
+    data = SMALLEST["data"] | {"augmentation": values}
+    return parse_experiment(SMALLEST | {"data": data}, "it.json").data.augmentation
+
+
+def test_what_is_set_beside_a_bundle_goes_before_it() -> None:
+    deit = _augmentation(bundle="deit")
+    assert deit.randaugment == RandAugmentSettings(
+        magnitude=9, magnitude_std=0.5, levels="increasing"
+    )
+    changed = _augmentation(bundle="deit", mixup=0.2, randaugment={"magnitude": 7})
+    assert (changed.mixup, changed.cutmix, changed.repeats) == (0.2, 1.0, 3)
+    assert changed.randaugment == RandAugmentSettings(
+        magnitude=7, magnitude_std=0.5, levels="increasing"
+    )
+    assert _augmentation(bundle="deit", randaugment=None).randaugment is None
+
+
+def test_a_bundle_of_the_command_line_starts_anew(file: Callable[..., Path]) -> None:
+    data = SMALLEST["data"] | {"augmentation": {"bundle": "augreg-medium1"}}
+    first = load_experiment(file(data=data))
+    stored = file(first.to_json())  # as in a run's folder: everything is stated
+    second = load_experiment(stored, ["data.augmentation.bundle=deit", "data.augmentation.mixup=0"])
+    assert second.data.augmentation == _augmentation(bundle="deit", mixup=0.0)
+    plain = load_experiment(stored, ["data.augmentation.bundle=null"])
+    assert plain.data.augmentation == AugmentationSettings()
+
+
+@pytest.mark.parametrize("bundle", ["augreg", [], {}, 3])
+def test_a_bundle_that_is_none_is_refused(bundle: Any) -> None:
+    data = SMALLEST["data"] | {"augmentation": {"bundle": bundle}}
+    assert "data.augmentation.bundle: " in _error(SMALLEST | {"data": data})
+
+
+def test_a_class_keeps_its_name_in_errors() -> None:
+    optim = {"class_weights": {"sea-lion [old]": -1.0}}
+    assert "optim.class_weights.sea-lion [old]: " in _error(SMALLEST | {"optim": optim})

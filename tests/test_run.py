@@ -16,12 +16,16 @@ import torch
 from run_files import read_events, read_rows, read_weights
 from vit_lightning import run as run_module
 from vit_lightning.assess import Assessment, evaluate
+from vit_lightning.data.datamodule import TrainData
+from vit_lightning.data.folder import open_folder
+from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.data.views import TrainView
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import load_experiment
 from vit_lightning.factory import create_bundle, load_bundle, load_model, save_model
 from vit_lightning.run import TrainResult, train
 from vit_lightning.run_folder import checkpoint_step
+from vit_lightning.settings import DataSettings
 
 REFERENCE = Path(__file__).parent / "reference"
 Write = Callable[..., Path]
@@ -453,3 +457,78 @@ def test_unreadable_pictures_are_left_out_and_told(
     assert all(f"left out, as it cannot be read: {name}" in said for name in names.values())
     told = json.loads((result.run / "result.json").read_text())["unreadable"]
     assert told == {split: [name] for split, name in names.items()}
+
+
+@pytest.mark.parametrize("num_labels", [None, 2])
+def test_no_picture_to_validate_on_is_an_error(
+    write: Write, tiny: dict[str, Any], tmp_path: Path, num_labels: int | None
+) -> None:
+    root = tmp_path / "holes"
+    shutil.copytree(tiny["data"]["root"], root)
+    for path in (root / "val").rglob("*.png"):
+        path.write_bytes(b"")
+    data: dict[str, Any] = {"root": str(root), "on_bad_image": "skip"}
+    if num_labels:
+        rows = [f"{p},{p.parent.name},{p.parts[-3]}" for p in sorted(root.rglob("*.png"))]
+        (root / "all.csv").write_text("\n".join(["path,label,split", *rows]))
+        data |= {"name": "manifest", "root": str(root / "all.csv"), "label_separator": "|"}
+    with pytest.raises(InputError, match="none of the pictures to validate on can be read"):
+        train(write(tiny, data=data))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_picture_to_train_on_is_said_plainly(
+    write: Write, tiny: dict[str, Any], tmp_path: Path, workers: int
+) -> None:
+    root = tmp_path / "holes"
+    shutil.copytree(tiny["data"]["root"], root)
+    for path in (root / "train").rglob("*.png"):
+        path.write_bytes(b"")
+    data = {"root": str(root), "on_bad_image": "skip", "workers": workers}
+    with pytest.raises(InputError) as caught:
+        train(write(tiny, data=data))
+    assert str(caught.value).startswith("none of the training pictures can be read")
+
+
+def test_pictures_left_out_are_not_forgotten_by_a_resumed_run(
+    write: Write, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    root = tmp_path / "holes"
+    shutil.copytree(tiny["data"]["root"], root)
+    sorted((root / "train" / "cat").iterdir())[0].write_bytes(b"")
+    result = train(write(tiny, data={"root": str(root), "on_bad_image": "skip"}))
+    stored = torch.load(result.run / "last.ckpt", weights_only=True)["TrainData"]
+    assert stored == {"train": [0], "val": []}
+    splits = open_folder(root, val_fraction=None, seed=0)
+    data = TrainData(splits, Preprocessing("paper", 16), DataSettings(root=str(root)), num_steps=1)
+    data.load_state_dict(stored)
+    assert data.unreadable_names() == {"train": [splits.train.name(0)], "val": []}
+
+
+# Decoding
+
+
+def test_fast_decoding_is_not_for_the_papers_preprocessing(
+    write: Write, tiny: dict[str, Any], finished: Any
+) -> None:
+    with pytest.raises(InputError, match="fast decodes at a reduced scale"):
+        train(write(tiny, data={"decoding": "fast", "preprocessing": "paper"}))
+    with pytest.raises(InputError, match="fast decodes at a reduced scale"):
+        evaluate(finished.experiment, finished.result.checkpoint, None, ["data.decoding=fast"])
+
+
+def test_pictures_in_memory_are_not_kept(write: Write, tiny: dict[str, Any]) -> None:
+    data = {"name": "digits", "root": None, "cache": {}}
+    with pytest.raises(InputError, match="it is for picture files"):
+        train(write(tiny, data=data))
+
+
+def test_kept_pictures_change_nothing(write: Write, tiny: dict[str, Any], tmp_path: Path) -> None:
+    model = {"in_channels": 1}
+    data = {"preprocessing": "modern", "augmentation": {"bundle": "deit", "repeats": 1}}
+    plain = train(write(tiny, data=data, model=model))
+    cache = {"folder": str(tmp_path / "kept")}
+    for _ in range(2):  # decoded, then read
+        kept = train(write(tiny, data=data | {"cache": cache}, model=model))
+        expected, found = (read_weights(result.run / "last.ckpt") for result in (plain, kept))
+        assert all(torch.equal(found[name], value) for name, value in expected.items())

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
+from vit_lightning.console import say_notes
 from vit_lightning.data.datamodule import EvalData, TrainData
 from vit_lightning.data.decoded import open_cache
 from vit_lightning.data.decoding import FastPictures
-from vit_lightning.data.pictures import Splits
+from vit_lightning.data.pictures import PictureFiles, Splits
 from vit_lightning.data.sources import open_dataset
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.errors import InputError
@@ -124,6 +125,11 @@ def open_splits(experiment: Experiment) -> Splits:
         label_separator=data.label_separator,
     )
     if data.cache is not None:
+        if not isinstance(splits.train, PictureFiles):
+            raise InputError(
+                f"data.cache: it is for picture files, and those of data.name {data.name} are no "
+                "files of their own; remove it"
+            )
         splits = splits.each(partial(open_cache, settings=data.cache))
     return splits.each(FastPictures) if data.decoding == "fast" else splits
 
@@ -169,10 +175,24 @@ def preprocessing_for(experiment: Experiment, bundle: ModelBundle) -> Preprocess
     """
     own, mode = preprocessing_of(bundle), experiment.data.preprocessing
     preprocessing = own if mode is None else own.in_mode(mode)
-    if preprocessing.mode == "paper" and experiment.data.decoding == "fast":
+    check_decoding(experiment, preprocessing)
+    return preprocessing
+
+
+def check_decoding(experiment: Experiment, preprocessing: Preprocessing) -> None:
+    """Check that pictures are decoded and kept finely enough for what is made of them.
+
+    Raises:
+        InputError: they are decoded at a reduced scale that would be seen.
+    """
+    data = experiment.data
+    if preprocessing.mode == "paper" and data.decoding == "fast":
         raise InputError(
             "data.decoding: fast decodes at a reduced scale, which the paper's preprocessing, "
-            "without anti-aliasing, would show; set data.preprocessing to modern, or data.decoding "
-            "to full"
+            "without anti-aliasing, would show; set data.decoding to full (or train with "
+            "data.preprocessing modern)"
         )
-    return preprocessing
+    kept = None if data.cache is None else data.cache.shorter_side
+    seen = min(preprocessing.image_size)
+    if kept is not None and kept < seen:
+        say_notes([f"data.cache.shorter_side: {kept} pixels are enlarged for a model of {seen}"])

@@ -9,7 +9,7 @@ import numpy as np
 from lightning.pytorch.loggers import Logger
 from numpy.typing import NDArray
 
-from vit_lightning.assemble import eval_data, open_splits
+from vit_lightning.assemble import check_decoding, eval_data, open_splits
 from vit_lightning.checkpoints.locate import locate_weights
 from vit_lightning.checkpoints.weights import describes_itself
 from vit_lightning.console import is_main_process, say, say_notes
@@ -158,6 +158,7 @@ def evaluate(
     classes, places = _match_classes(bundle, splits, checkpoint)
     split = split or ("test" if splits.test is not None else "val")
     preprocessing = preprocessing_of(bundle, experiment.data.preprocessing)
+    check_decoding(experiment, preprocessing)
     data = eval_data(experiment, splits, preprocessing, split)
     precision = experiment.trainer.eval_precision
     say(f"evaluating {checkpoint} on {split}: {len(data.pictures)} pictures, precision {precision}")

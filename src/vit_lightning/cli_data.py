@@ -67,7 +67,7 @@ def _cache(options: argparse.Namespace) -> None:
         cached = open_cache(pictures, settings)
         if not isinstance(cached, CachedPictures):
             raise InputError(
-                f"{options.source}: these pictures are in memory, there is no decoding"
+                f"{options.source}: these pictures are no files of their own; only such are kept"
             )
         with Progress(len(cached), f"decode {name}", "pictures") as progress:
             unreadable += build(cached, options.workers, progress.update)
@@ -96,7 +96,9 @@ def _source(options: argparse.Namespace) -> "tuple[dict[str, Pictures], CacheSet
     settings = _settings(options, experiment.data.cache or CacheSettings())
     from vit_lightning.assemble import open_splits  # seconds, for Lightning
 
-    splits = open_splits(experiment)
+    # As files: how they are decoded and kept is what this command is about.
+    plain = experiment.data.model_copy(update={"decoding": "full", "cache": None})
+    splits = open_splits(experiment.model_copy(update={"data": plain}))
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
     return {name: part for name, part in parts.items() if part is not None}, settings
 

@@ -162,7 +162,14 @@ def _location(detail: dict[str, Any]) -> list[int | str]:
     """Where an error is; an unknown key is a word of the file, whatever it looks like."""
     parts = list(detail["loc"])
     key = [parts.pop()] if detail["type"] == "extra_forbidden" else []
-    return [part for part in parts if not _is_union_branch(part)] + key
+    before = [None, *parts]
+    shown = [
+        part
+        for part, previous in zip(parts, before, strict=False)
+        # What follows the branch for dictionaries is a key of one, and as free.
+        if str(previous).startswith("dict[") or not _is_union_branch(part)
+    ]
+    return shown + key
 
 
 def _is_union_branch(part: int | str) -> bool:

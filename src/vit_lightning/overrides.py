@@ -12,6 +12,9 @@ _EXCLUSIVE = (
     ("trainer.val_every_steps", "trainer.val_every_epochs"),
 )
 
+# An override of the first starts the second anew: a run's own file states all that its bundle was.
+_STARTS_ANEW = (("data.augmentation.bundle", "data.augmentation"),)
+
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> tuple[str, ...]:
     """Change ``values`` by ``part.name=value`` texts.
@@ -31,6 +34,9 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> tuple[s
         for override, other in ((first, second), (second, first)):
             if given.get(override) is not None and other not in given:
                 _drop(values, other)
+    for override, part in _STARTS_ANEW:
+        if override in given:
+            put(values, part, {})
     for dotted, value in given.items():
         put(values, dotted, value)
     return tuple(given)

@@ -181,9 +181,14 @@ class AugmentationSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_bundle(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("bundle") not in BUNDLES:
+        name = values.get("bundle") if isinstance(values, dict) else None
+        if not isinstance(name, str) or name not in BUNDLES:
             return values
-        return BUNDLES[values["bundle"]] | values
+        filled = BUNDLES[name] | values
+        usual, given = BUNDLES[name].get("randaugment"), values.get("randaugment")
+        if isinstance(usual, dict) and isinstance(given, dict):  # its settings one by one, too
+            filled["randaugment"] = usual | given
+        return filled
 
     @model_validator(mode="after")
     def _one_policy(self) -> Self:
@@ -204,7 +209,9 @@ class CacheSettings(Settings):
     ] = None
     max_gb: Annotated[
         float,
-        Field(gt=0.0, description="most that all caches of the folder may take, in 10^9 bytes"),
+        Field(
+            gt=0.0, le=1e6, description="most that all caches of the folder may take, in 10^9 bytes"
+        ),
     ] = 50.0
     folder: Annotated[str | None, Field(description="null: the user's cache folder")] = None
 

@@ -117,6 +117,16 @@ def test_two_pixels_are_left_for_each_of_the_result(
     assert region == (0, 0, shape[1] / scale, shape[0] / scale)
 
 
+def test_colours_halved_along_one_axis_have_a_wider_margin(tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    widths = []
+    for subsampling in ("4:4:4", "4:2:2", "4:2:0"):
+        photograph(448, 640).save(path, subsampling=subsampling)
+        picture, _ = open_scaled(path).part((0, 0, 640, 448), (56, 56))
+        widths.append(picture.width)
+    assert widths == [160, 320, 160]
+
+
 def test_rows_below_the_part_are_not_decoded(tmp_path: Path) -> None:
     """Damage there goes unseen; in the part, as in full decoding, it does not."""
     path = tmp_path / "picture.jpg"

@@ -65,6 +65,11 @@ class EvalData(L.LightningDataModule):
             yield
         except PictureError as error:
             raise all_unreadable(error, self._all_pictures(), self.workers) from None
+        except InputError as error:
+            if "\nOriginal Traceback" not in str(error):
+                raise
+            # torch has rebuilt a worker's error from its formatted traceback.
+            raise InputError(str(error).rpartition("errors.InputError: ")[2]) from None
         except (RuntimeError, OSError, EOFError) as error:
             words = [loader.last_words(error) for loader in self._loaders]
             for said in filter(None, words):
@@ -219,6 +224,15 @@ class TrainData(EvalData):
             "train": [splits["train"].name(index) for index in sorted(found)],
             "val": [splits["val"].name(index) for index in sorted(self.unreadable)],
         }
+
+    def state_dict(self) -> dict[str, list[int]]:
+        """The pictures that have been left out, so that a resumed run does not forget them."""
+        return {"train": sorted(self.unreadable_in_training), "val": sorted(self.unreadable)}
+
+    def load_state_dict(self, state_dict: dict[str, list[int]]) -> None:
+        """The inverse of ``state_dict``."""
+        self.unreadable_in_training.update(state_dict["train"])
+        self.unreadable.update(state_dict["val"])
 
     def val_dataloader(self) -> PictureLoader:
         """The validation pictures of this rank; the workers stay for the next validation."""

@@ -70,9 +70,8 @@ class KeptPicture:
         return self.kept.size
 
     def part(self, region: Region, size: Size) -> tuple[Image.Image, Region]:
-        """The rows that the region touches; exactly those of the whole picture."""
-        rows, region = self.rows(region)
-        return Image.fromarray(rows), region
+        """The whole picture: Pillow's resizing looks beyond a region, if only by its filter."""
+        return Image.fromarray(self.kept.whole()), region
 
     def rows(self, region: Region) -> tuple[NDArray[np.uint8], Region]:
         """The rows that the region touches as they lie in the file, and the region in them."""
@@ -84,8 +83,7 @@ class KeptPicture:
         self, region: Region, size: Size, interpolation: Interpolation
     ) -> NDArray[np.uint8]:
         """See ``OpenPicture``; by Pillow, which looks beyond the region at its edges."""
-        whole = Image.fromarray(self.kept.whole())
-        return np.array(resized_image(whole, region, size, interpolation))
+        return np.array(resized_image(*self.part(region, size), size, interpolation))
 
 
 class CachedPictures:

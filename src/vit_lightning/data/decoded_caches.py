@@ -46,7 +46,12 @@ class Cache:
 
 def caches_folder(folder: str | None) -> Path:
     """Where caches are: ``folder`` of ``data.cache``, else one in the user's cache folder."""
-    return cache_folder() / "pictures" if folder is None else Path(folder).expanduser()
+    if folder is None:
+        return cache_folder() / "pictures"
+    try:
+        return Path(os.path.realpath(Path(folder).expanduser()))
+    except (RuntimeError, ValueError) as error:  # an unknown user's home, a zero byte
+        raise InputError(f"data.cache.folder: {folder!r} cannot be a folder: {error}") from None
 
 
 def cache_name(about: Mapping[str, Any]) -> str:

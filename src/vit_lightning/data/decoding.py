@@ -106,6 +106,7 @@ class _ScaledJpeg:
         stored: (height, width) of the picture as it lies in the file.
         turn: how it is turned upright.
         height_at: where in ``content`` the header has the height, two bytes.
+        margin: pixels that are decoded, at least, for one of the result.
     """
 
     path: Path
@@ -113,6 +114,7 @@ class _ScaledJpeg:
     stored: Size
     turn: _Turn
     height_at: int
+    margin: int
 
     @property
     def size(self) -> Size:
@@ -123,7 +125,7 @@ class _ScaledJpeg:
         """See ``OpenPicture``; the picture ends with the last pixel that the region touches."""
         try:
             with warnings.catch_warnings(action="ignore"):  # as open_picture has it
-                return self._scaled_part(region, _scale(region, size))
+                return self._scaled_part(region, _scale(region, size, self.margin))
         except Exception:  # Pillow's decoders raise whatever a broken file leads them to
             # The full decoding refuses the file with its reason, or knows what to do with it.
             return WholePicture(open_picture(self.path)).part(region, size)
@@ -255,7 +257,7 @@ def _opened(path: Path) -> _ScaledJpeg | None:
     if header is None or content.rfind(_END_OF_IMAGE, header.height_at) < 0:
         return None
     turn = _turn(content) if header.has_metadata else _UPRIGHT
-    return _ScaledJpeg(path, content, header.size, turn, header.height_at)
+    return _ScaledJpeg(path, content, header.size, turn, header.height_at, header.margin)
 
 
 class _Header(NamedTuple):
@@ -264,6 +266,7 @@ class _Header(NamedTuple):
     size: Size  # (height, width)
     height_at: int  # where it has the height
     has_metadata: bool  # Exif or XMP, which may tell an orientation
+    margin: int  # see _ScaledJpeg
 
 
 def _header(content: bytes) -> _Header | None:
@@ -275,17 +278,24 @@ def _header(content: bytes) -> _Header | None:
         marker = content[position + 1]
         if marker in _START_OF_FRAME:
             # Marker, length of the segment, bits per sample, height, width, components.
-            bits, height, width, components = struct.unpack_from(">xxxxBHHB", content, position)
-            known = bits == 8 and components in (1, 3) and height and width
-            harmless = height * width <= (Image.MAX_IMAGE_PIXELS or 0)
-            return (
-                _Header((height, width), position + 5, has_metadata) if known and harmless else None
+            # Of the first of them, which is the luma: its number, and how it is sampled.
+            bits, height, width, components, sampling = struct.unpack_from(
+                ">xxxxBHHBxB", content, position
             )
+            harmless = 0 < height * width <= (Image.MAX_IMAGE_PIXELS or 0)
+            if bits != 8 or components not in (1, 3) or not harmless:
+                return None
+            return _Header((height, width), position + 5, has_metadata, _margin(sampling))
         if marker == _START_OF_SCAN:
             return None
         has_metadata = has_metadata or marker == _METADATA
         position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
     return None
+
+
+def _margin(sampling: int) -> int:
+    """Colours that are halved along one axis alone (4:2:2) are scaled more coarsely."""
+    return _MARGIN if sampling >> 4 == sampling & 15 else 2 * _MARGIN
 
 
 def _turn(content: bytes) -> _Turn:
@@ -296,7 +306,7 @@ def _turn(content: bytes) -> _Turn:
         return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1), _UPRIGHT)
 
 
-def _scale(region: Region, size: Size) -> int:
+def _scale(region: Region, size: Size, margin: int) -> int:
     left, top, right, bottom = region
     pixels = min((bottom - top) / size[0], (right - left) / size[1])  # for one of the result
-    return next((scale for scale in _SCALES if pixels >= _MARGIN * scale), 1)
+    return next((scale for scale in _SCALES if pixels >= margin * scale), 1)

@@ -96,6 +96,7 @@ class VisionTask(L.LightningModule):
             self.val_average_precision = MeanAveragePrecision()
         self._loss = Loss(self.optim, classes=classes, counts=class_counts, multi_label=multi_label)
         self._grad_norm = torch.zeros(())
+        self._validated = 0  # pictures of this rank in the running validation
         self._sums: Tensor | None = None  # of the running step: loss, correct, pictures
 
     @property
@@ -205,20 +206,32 @@ class VisionTask(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the validation's sums."""
         images, labels = batch
-        if not len(labels):  # all pictures of the batch were left out, and none have no mean
-            return
         logits, size = self(images).float(), len(labels)
-        accuracy = correct(logits, labels, multi_label=self.multi_label).float().mean()
-        self.val_accuracy.update(accuracy, weight=size)
+        self._validated += size
+        right = correct(logits, labels, multi_label=self.multi_label).float()
         if self.multi_label:
-            loss = binary_cross_entropy(logits, labels.to(logits.dtype)).mean()
+            losses = binary_cross_entropy(logits, labels.to(logits.dtype))
             self.val_average_precision.update(logits, labels)
             self.log("val/mean_average_precision", self.val_average_precision, batch_size=size)
         else:
-            loss = F.cross_entropy(logits, labels)
-        self.val_loss.update(loss, weight=size)
+            losses = F.cross_entropy(logits, labels, reduction="none")
+        # All pictures of a batch may have been left out. Ranks take part all the same, with none.
+        count = max(size, 1)
+        self.val_accuracy.update(right.sum() / count, weight=size)
+        self.val_loss.update(losses.sum() / count, weight=size)
         self.log("val/loss", self.val_loss, batch_size=size)
         self.log("val/accuracy", self.val_accuracy, batch_size=size)
+
+    def on_validation_epoch_end(self) -> None:
+        """Refuse to choose weights by no pictures at all.
+
+        Raises:
+            InputError: every picture was left out.
+        """
+        seen = torch.tensor(float(self._validated), device=self.device)
+        self._validated = 0
+        if not self.trainer.strategy.reduce(seen, reduce_op="sum"):
+            raise InputError("none of the pictures to validate on can be read: vit check tells why")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Logits (B, classes) in float32 and the labels as they came, on the CPU."""
