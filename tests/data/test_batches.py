@@ -109,6 +109,24 @@ def test_workers_do_not_change_the_batches(workers: int, context: str | None) ->
     assert all(same(*pair) for pair in zip(expected, found, strict=True))
 
 
+def test_memory_is_used_again_but_never_while_it_is_seen() -> None:
+    def loader(workers: int) -> StreamLoader:
+        sampler = StreamBatchSampler(COUNT, batch_size=4, num_steps=30, seed=0)
+        return StreamLoader(
+            train_dataset(toy_pictures(), mode="modern"), sampler, num_workers=workers
+        )
+
+    expected = list(loader(0))
+    kept = list(loader(2))  # more than there are places
+    assert all(same(*pair) for pair in zip(expected, kept, strict=True))
+    assert len({batch.pixels.data_ptr() for batch in kept}) == 30
+    passed = set()
+    for batch, other in zip(loader(2), expected, strict=True):
+        assert same(batch, other)
+        passed.add(batch.pixels.data_ptr())
+    assert len(passed) <= 2 * 4 + 2  # places, and a few batches that found none free
+
+
 def test_eval_dataset_takes_pictures_in_order() -> None:
     pictures, preprocessing = toy_pictures(), Preprocessing("modern", (6, 8), 1)
     dataset = EvalDataset(pictures, preprocessing)
@@ -191,7 +209,7 @@ def test_a_broken_picture_is_named_through_the_workers(tmp_path: Path, workers: 
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     pictures = PictureFiles(tmp_path, ["whole.png", "broken.png"], np.array([0, 1]))
     dataset = EvalDataset(pictures, Preprocessing("paper", 8))
-    message = refusal(PictureLoader(dataset, batch_size=1, num_workers=workers))
+    message = refusal(PictureLoader(dataset, 1, batch_size=1, num_workers=workers))
     assert message.startswith(f"{tmp_path / 'broken.png'}: cannot be read as a picture")
     assert "Traceback" not in message
 

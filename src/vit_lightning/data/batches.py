@@ -1,7 +1,7 @@
 """Batches on their way to the device: assembled in place by the workers, as few bytes as can be.
 
-A worker writes each picture at once into its place in the batch, which lies in shared memory; the
-process that trains gets the batch without a copy, and normalises it where the model is.
+A worker writes each picture at once into its place in the batch, in memory that is shared and used
+again; the process that trains gets the batch without a copy, and normalises it where the model is.
 """
 
 import os
@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, get_worker_info
 from vit_lightning.data.draws import pair_generator, sample_generator
 from vit_lightning.data.mixing import Mixing
 from vit_lightning.data.pictures import PictureError, Pictures, Pixels
+from vit_lightning.data.ring import SharedRing
 from vit_lightning.data.stream import Sample
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.data.views import TrainView
@@ -37,13 +38,30 @@ class RawBatch:
         mixing: (B/2, 5) how neighbours are mixed; (0, 5) if they are not.
         unreadable: (U,) int64, the pictures left out or replaced because they cannot be read; stays
             on the CPU.
+        place: the ring that ``pixels`` are in, and where, if a worker has put them into one.
     """
 
-    def __init__(self, pixels: Tensor, labels: Tensor, mixing: Tensor, unreadable: Tensor) -> None:
+    def __init__(
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        mixing: Tensor,
+        unreadable: Tensor,
+        place: tuple[int, int] | None = None,
+    ) -> None:
+        self._place = place
         self.pixels = pixels
         self.labels = labels
         self.mixing = mixing
         self.unreadable = unreadable
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a worker sends: instead of pixels in a ring, where they are."""
+        others = (self.labels, self.mixing, self.unreadable)
+        if self._place is None:
+            return RawBatch, (self.pixels, *others)
+        shape, dtype = tuple(self.pixels.shape), str(self.pixels.numpy().dtype)
+        return _from_ring, (self._place, shape, dtype, others)
 
     def to(self, device: torch.device) -> "RawBatch":
         """The batch on a device; a GPU fetches it while it computes."""
@@ -55,6 +73,15 @@ class RawBatch:
         """The batch in memory that a GPU can fetch from by itself."""
         pixels, labels = self.pixels.pin_memory(), self.labels.pin_memory()
         return RawBatch(pixels, labels, self.mixing.pin_memory(), self.unreadable)
+
+
+def _from_ring(
+    place: tuple[int, int],
+    shape: tuple[int, ...],
+    dtype: str,
+    others: tuple[Tensor, Tensor, Tensor],
+) -> RawBatch:
+    return RawBatch(SharedRing.lent(*place, shape, dtype), *others)
 
 
 class UnderWay:
@@ -82,29 +109,41 @@ class UnderWay:
 
 
 class _BatchInPlace:
-    """Pixels of a batch, in shared memory where a worker assembles them."""
+    """Pixels of a batch, written where the process that trains will see them.
 
-    def __init__(self, count: int, preprocessing: Preprocessing) -> None:
+    Args:
+        count: of pictures, at most.
+        preprocessing: says how large they are.
+        ring: memory to use again, if a worker finds a free place in it.
+    """
+
+    def __init__(self, count: int, preprocessing: Preprocessing, ring: SharedRing | None) -> None:
         self._shape = (count, *preprocessing.image_size, preprocessing.in_channels)
-        self._storage = torch.empty(0, dtype=torch.uint8)
+        self._ring = ring
+        self._array: Pixels = np.empty((0, *self._shape[1:]), dtype=np.uint8)
         self._filled = 0
+        self.place: tuple[int, int] | None = None
 
     def add(self, pixels: Pixels) -> None:
         """Write the next picture: (height, width, C)."""
         if not self._filled:
-            dtype = torch.uint8 if pixels.dtype == np.uint8 else torch.float32
-            self._storage = torch.empty(self._shape, dtype=dtype)
-            if get_worker_info() is not None:
-                _shared(self._storage)
-            self._array = self._storage.numpy()
+            self._array = self._memory(pixels.dtype.name)
         self._array[self._filled] = pixels
         self._filled += 1
 
     def pixels(self) -> Tensor:
         """(B, height, width, C) of the pictures added so far."""
-        if not self._filled:
-            return torch.empty((0, *self._shape[1:]), dtype=torch.uint8)
-        return self._storage[: self._filled]
+        return torch.from_numpy(self._array[: self._filled])
+
+    def _memory(self, dtype: str) -> Pixels:
+        worker = get_worker_info()
+        if worker is not None and self._ring is not None:
+            nbytes = int(np.prod(self._shape)) * np.dtype(dtype).itemsize
+            place = self._ring.take(worker.id, nbytes)
+            if place is not None:
+                self.place = self._ring.key, place
+                return self._ring.written(place, self._shape, dtype)
+        return torch.empty(self._shape, dtype=getattr(torch, dtype)).numpy()
 
 
 class TrainDataset(Dataset[RawBatch]):
@@ -119,6 +158,7 @@ class TrainDataset(Dataset[RawBatch]):
 
     Attributes:
         under_way: where it is told which picture is being read; the loader makes its own.
+        ring: where workers put their batches, if the loader has made one.
     """
 
     def __init__(
@@ -136,9 +176,15 @@ class TrainDataset(Dataset[RawBatch]):
         self.mixing = mixing
         self.skip_unreadable = skip_unreadable
         self.under_way = UnderWay(0)
+        self.ring: SharedRing | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    @property
+    def bytes_per_picture(self) -> int:
+        """Of a batch."""
+        return self.view.preprocessing.num_values * (1 if self.view.is_8_bit else 4)
 
     def __getitems__(self, samples: Sequence[Sample]) -> RawBatch:
         """The batch of these samples.
@@ -146,7 +192,7 @@ class TrainDataset(Dataset[RawBatch]):
         Raises:
             PictureError: names a picture that cannot be read.
         """
-        batch = _BatchInPlace(len(samples), self.view.preprocessing)
+        batch = _BatchInPlace(len(samples), self.view.preprocessing, self.ring)
         slot = self.under_way.slot()
         unreadable: list[int] = []
         indices = [self._add(batch, sample, slot, unreadable) for sample in samples]
@@ -161,6 +207,7 @@ class TrainDataset(Dataset[RawBatch]):
             _labels(self.pictures, indices),
             torch.from_numpy(draws),
             torch.tensor(unreadable, dtype=torch.int64),
+            batch.place,
         )
 
     def _add(
@@ -193,6 +240,7 @@ class EvalDataset(Dataset[RawBatch]):
 
     Attributes:
         under_way: where it is told which picture is being read; the loader makes its own.
+        ring: where workers put their batches, if the loader has made one.
     """
 
     def __init__(
@@ -206,9 +254,15 @@ class EvalDataset(Dataset[RawBatch]):
         self.preprocessing = preprocessing
         self.skip_unreadable = skip_unreadable
         self.under_way = UnderWay(0)
+        self.ring: SharedRing | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    @property
+    def bytes_per_picture(self) -> int:
+        """Of a batch."""
+        return self.preprocessing.num_values * (1 if self.preprocessing.is_8_bit else 4)
 
     def __getitems__(self, indices: Sequence[int]) -> RawBatch:
         """The batch of these pictures.
@@ -216,7 +270,7 @@ class EvalDataset(Dataset[RawBatch]):
         Raises:
             PictureError: names a picture that cannot be read.
         """
-        batch = _BatchInPlace(len(indices), self.preprocessing)
+        batch = _BatchInPlace(len(indices), self.preprocessing, self.ring)
         slot = self.under_way.slot()
         kept, unreadable = [], []
         for index in indices:
@@ -234,6 +288,7 @@ class EvalDataset(Dataset[RawBatch]):
             _labels(self.pictures, kept),
             torch.empty((0, _DRAWS)),
             torch.tensor(unreadable, dtype=torch.int64),
+            batch.place,
         )
 
 

@@ -117,6 +117,7 @@ class EvalData(L.LightningDataModule):
         )
         loader = PictureLoader(
             dataset,
+            self.settings.eval_batch_size,
             batch_size=self.settings.eval_batch_size,
             sampler=ShardSampler(len(self.pictures), rank, world_size),
             **self._options(),

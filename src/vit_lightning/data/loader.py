@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch.utils.data import DataLoader
 
 from vit_lightning.data.batches import EvalDataset, RawBatch, TrainDataset, UnderWay, as_is
+from vit_lightning.data.ring import SharedRing
 from vit_lightning.data.stream import StreamBatchSampler
 
 # torch's words: "DataLoader worker (pid 12) is killed by signal: Killed." and "DataLoader
@@ -15,15 +16,38 @@ from vit_lightning.data.stream import StreamBatchSampler
 _DEAD_WORKER = re.compile(r"DataLoader worker.*?\(pid(?:\(s\))? ([\d, ]+)\)")
 
 
-class PictureLoader(DataLoader[RawBatch]):
-    """A loader that knows which picture each worker is reading."""
+# Places of a worker in the ring: for what torch lets it prepare, what Lightning holds, and what the
+# model gets.
+_PREFETCHED = 2
+_PLACES = _PREFETCHED + 2
 
-    def __init__(self, dataset: TrainDataset | EvalDataset, **options: Any) -> None:
+
+class PictureLoader(DataLoader[RawBatch]):
+    """A loader that uses its memory again, and knows which picture each worker is reading.
+
+    Args:
+        dataset: what assembles the batches.
+        most: pictures of a batch.
+        **options: of torch's loader.
+    """
+
+    def __init__(self, dataset: TrainDataset | EvalDataset, most: int, **options: Any) -> None:
         # torch knows no data sets that assemble their batches themselves, only how to use them.
         assemble = cast(Callable[[list[RawBatch]], RawBatch], as_is)
         super().__init__(dataset, collate_fn=assemble, **options)
         self._source = dataset
         dataset.under_way = UnderWay(self.num_workers)
+        self._most = most
+
+    def __iter__(self) -> Iterator[RawBatch]:  # type: ignore[override]
+        """The batches."""
+        if self.num_workers and (self._source.ring is None or not self.persistent_workers):
+            # Of workers that were stopped early, places may never come back.
+            nbytes = self._most * self._source.bytes_per_picture
+            self._source.ring = SharedRing(self.num_workers, _PLACES, nbytes)
+        ring = self._source.ring  # which lives as long as batches from it may come
+        yield from super().__iter__()
+        del ring
 
     def last_words(self, error: Exception) -> str | None:
         """What to say about an error if it is the death of one of this loader's workers."""
@@ -59,7 +83,7 @@ class StreamLoader(PictureLoader):
     """
 
     def __init__(self, dataset: TrainDataset, sampler: StreamBatchSampler, **options: Any) -> None:
-        super().__init__(dataset, batch_sampler=sampler, **options)
+        super().__init__(dataset, sampler.most, batch_sampler=sampler, **options)
         self._stream = sampler
         self._handed_out = 0
         self.waited = 0.0

@@ -116,6 +116,12 @@ class StreamBatchSampler(Sampler[list[Sample]]):
         """How many batches of this rank make one optimizer step."""
         return self._micro_batches_per_step
 
+    @property
+    def most(self) -> int:
+        """Samples of the largest micro-batch."""
+        units, chunks = self.batch_size // self._unit, self.world_size * self.micro_batches_per_step
+        return -(-units // chunks) * self._unit
+
     def __len__(self) -> int:
         """Micro-batches of the whole run, those before ``start_step`` included."""
         return self.num_steps * self.micro_batches_per_step

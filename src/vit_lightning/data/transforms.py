@@ -107,6 +107,17 @@ class Preprocessing:
         pixels = self.pixels(WholePicture(self._colours(picture)))
         return self.normalised(torch.from_numpy(pixels).permute(2, 0, 1))
 
+    @property
+    def num_values(self) -> int:
+        """Values of a picture that the model takes."""
+        height, width = self.image_size
+        return height * width * self.in_channels
+
+    @property
+    def is_8_bit(self) -> bool:
+        """Whether ``pixels`` are uint8."""
+        return self.mode != "paper"
+
     def pixels(self, picture: OpenPicture) -> Pixels:
         """What the model sees of a picture: (height, width, in_channels) in [0, 255].
 

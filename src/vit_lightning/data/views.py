@@ -41,6 +41,13 @@ class TrainView:
         paper = self.preprocessing.mode == "paper"
         return self.augmentation.crop or ("paper" if paper else "modern")
 
+    @property
+    def is_8_bit(self) -> bool:
+        """Whether the pixels are uint8."""
+        options = self.augmentation
+        moved = options.degrees or options.translate or options.scale
+        return self._policy is not None or (self.preprocessing.is_8_bit and not moved)
+
     def __call__(self, picture: OpenPicture, generator: np.random.Generator) -> Pixels:
         """A picture → (height, width, in_channels) in [0, 255]; all chance is ``generator``'s."""
         options = self.augmentation
