@@ -10,7 +10,7 @@ import resource, sys, torch
 from vit_lightning.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-for _ in range(3):
+for _ in range(20):  # until the heap has found its shape
     torch.ones(25_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
