@@ -19,7 +19,7 @@ THRESHOLD = 0.8
 _FLOOR = 0.7  # similarity of the descriptions of a candidate
 _MOST = 8  # candidates of a picture
 # Where there would be more comparisons, or more parts, fewer parts of each picture are taken.
-_MOST_COMPARISONS = {DENSE: 4_000_000_000, MEDIUM: 20_000_000_000}
+_MOST_COMPARISONS = {DENSE: 4_000_000_000, MEDIUM: 40_000_000_000}
 _MOST_VIEWS = 1_500_000
 _VERIFIED_AT_ONCE = 256
 _TIE = 0.02  # directions whose scores differ by less agree: both pictures show the same part

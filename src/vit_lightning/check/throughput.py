@@ -75,9 +75,11 @@ def _decode_rate(source: Source, view: TrainView) -> float | None:
                 position += 1
                 return
 
+    read()  # which finds out whether there is one that can be read
+    if not readable:
+        return None
     with one_thread():  # as each of the processes of a training has
-        rate = _rate(read, 1)
-    return rate if readable else None
+        return _rate(read, 1)
 
 
 def _measure_model(experiment: Experiment, split: NamedSplit, rates: Rates) -> Preprocessing:
