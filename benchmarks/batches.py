@@ -4,30 +4,31 @@
 
 From files to normalised float32 batches of 64 random crops of 224 px, mirrored half of the time, by
 two loading processes. Sides are processes that take turns in one run; what lies ready when a turn
-begins is not counted. FOLDER holds a folder of pictures for each class. Kept pictures are in the
-system's memory when they are measured, as they are from the second epoch on if there is enough of
-it. Prints a table, and writes ``results/DATE-batches.json`` beside this file.
+begins, and a few batches more, are not counted. FOLDER holds a folder of pictures for each class.
+Kept pictures are in the system's memory when they are measured, as they are from the second epoch
+on if there is enough of it. What goes to a GPU is normalised there; here it stays 8 bits a value.
+Prints a table, and writes ``results/DATE-batches.json`` beside this
+file.
 """
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from processor_time import processor_seconds
 from report import versions, write_report
+from turns import Process, answer, seconds_of
 
 from vit_lightning.data.datamodule import TrainData
 from vit_lightning.data.decoded import CachedPictures, build, open_cache
 from vit_lightning.data.decoding import FastPictures
 from vit_lightning.data.folder import open_folder
+from vit_lightning.data.lent import ReusedMemory
 from vit_lightning.data.pictures import Pictures
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.memory import keep_freed_memory
@@ -35,7 +36,6 @@ from vit_lightning.settings import AugmentationSettings, CacheSettings, DataSett
 
 SIZE = 224
 BATCH = 64
-PREFETCHED = 2  # batches of each worker that lie ready
 
 # Decoding, and to which shorter side pictures are kept; 0: as they are, None: they are not.
 SIDES: dict[str, tuple[str, int | None]] = {
@@ -44,7 +44,10 @@ SIDES: dict[str, tuple[str, int | None]] = {
     "full, kept": ("full", 0),
     "fast, kept": ("fast", 0),
     "fast, kept at 256": ("fast", 256),
+    "fast, kept, for a GPU": ("fast", 0),
+    "fast, kept at 256, for a GPU": ("fast", 256),
 }
+FOR_GPU = [side for side in SIDES if side.endswith("for a GPU")]
 
 
 def pictures_of(folder: Path, side: str, cache: Path) -> Pictures:
@@ -59,8 +62,8 @@ def pictures_of(folder: Path, side: str, cache: Path) -> Pictures:
     return FastPictures(pictures) if decoding == "fast" else pictures
 
 
-def batches_of(pictures: Pictures, workers: int) -> Iterator[torch.Tensor]:
-    """Normalised batches without end, as a training gets them."""
+def batches_of(pictures: Pictures, workers: int, *, for_gpu: bool) -> Iterator[torch.Tensor]:
+    """Batches without end, as a training gets them: normalised, or left to a GPU for that."""
     splits: Any = argparse.Namespace(train=pictures, val=pictures, test=None, classes=())
     settings = DataSettings(
         name="digits",  # read by nothing here
@@ -68,66 +71,28 @@ def batches_of(pictures: Pictures, workers: int) -> Iterator[torch.Tensor]:
         workers=workers,
         augmentation=AugmentationSettings(crop="modern"),
     )
-    preprocessing = Preprocessing("modern", SIZE, interpolation="bilinear")
+    preprocessing = Preprocessing("modern", (SIZE, SIZE), interpolation="bilinear")
     data = TrainData(splits, preprocessing, settings, num_steps=10**7)
+    memory = ReusedMemory()
     for batch in data.train_dataloader():
-        yield preprocessing.normalised(batch.pixels.permute(0, 3, 1, 2))
+        yield batch.pixels if for_gpu else preprocessing.normalised(batch.pixels, memory)
 
 
-def answer(options: argparse.Namespace) -> None:
-    """Be one side: read numbers of batches, answer with wall and processor seconds."""
+def be_side(options: argparse.Namespace) -> None:
+    """Answer numbers of batches with wall and processor seconds."""
     keep_freed_memory()  # as a training does
-    batches = batches_of(
-        pictures_of(options.pictures, options.side, options.cache), options.workers
-    )
+    pictures = pictures_of(options.pictures, options.side, options.cache)
+    batches = batches_of(pictures, options.workers, for_gpu=options.side in FOR_GPU)
     next(batches)
-    print(json.dumps(versions()), flush=True)
-    for line in sys.stdin:
-        for _ in range(PREFETCHED * options.workers):
-            next(batches)
-        wall, processor = time.perf_counter(), processor_seconds()
-        for _ in range(int(line)):
-            next(batches)
-        spent = time.perf_counter() - wall, processor_seconds() - processor
-        print(json.dumps(spent), flush=True)
+    answer(versions(), partial(seconds_of, batches, options.workers))
 
 
-class Side:
-    """A process that makes batches when it is asked to."""
-
-    def __init__(self, command: list[str]) -> None:
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.versions: dict[str, str] = self._answer()
-
-    def seconds(self, batches: int) -> tuple[float, float]:
-        """The wall and the processor time that so many batches take."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{batches}\n")
-        self._process.stdin.flush()
-        wall, processor = self._answer()
-        return wall, processor
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.communicate()
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("a side gave up; what it said stands above")
-        return json.loads(line)
-
-
-def in_turns(sides: dict[str, Side], rounds: int, batches: int) -> dict[str, Any]:
+def in_turns(sides: dict[str, Process], rounds: int, batches: int) -> dict[str, Any]:
     """For every side pictures a second, and of wall and processor time the ratio to the first."""
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
-            spent[name].append(side.seconds(batches))
+            spent[name].append(side.ask(batches))
     first = np.array(next(iter(spent.values())))
     rows = {}
     for name, turns in spent.items():
@@ -158,7 +123,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side is not None:
-        answer(options)
+        be_side(options)
         return
     here = Path(__file__)
     with tempfile.TemporaryDirectory() as cache:
@@ -168,21 +133,21 @@ def main() -> None:
             script = str(here.with_name("torchvision_batches.py"))
             numbers = [str(options.pictures), str(BATCH), str(options.workers)]
             command = [str(options.peer_python), "-W", "ignore", script, *numbers]
-            sides["torchvision"] = Side(command)
+            sides["torchvision"] = Process(command)
         for name in SIDES:
-            sides[name] = Side([*ours, "--workers", str(options.workers), "--side", name])
+            sides[name] = Process([*ours, "--workers", str(options.workers), "--side", name])
         rows = in_turns(sides, options.rounds, options.batches)
         peer = sides["torchvision"].versions if options.peer_python else None
         for side in sides.values():
             side.close()
     print(
-        f"{'batches end to end':20s}{'pictures/s':>12s}{'ratio':>8s}{'80 % of turns':>16s}"
+        f"{'batches end to end':30s}{'pictures/s':>12s}{'ratio':>8s}{'80 % of turns':>16s}"
         f"{'CPU ms each':>14s}{'ratio':>8s}"
     )
     for name, row in rows.items():
         spread = " to ".join(f"{edge:.2f}" for edge in row["ratio_spread"])
         print(
-            f"{name:20s}{row['per_second']:12.1f}{row['ratio']:8.2f}{spread:>16s}"
+            f"{name:30s}{row['per_second']:12.1f}{row['ratio']:8.2f}{spread:>16s}"
             f"{row['processor_ms_per_picture']:14.3f}{row['processor_ratio']:8.2f}"
         )
     write_report("batches", {"peer_versions": peer, "sides": rows})

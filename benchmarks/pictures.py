@@ -10,9 +10,7 @@ tables, and writes ``results/DATE-pictures.json`` beside this file.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,11 +21,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from report import write_report
+from turns import Process
 
 from vit_lightning.data.crops import resized_crop
 from vit_lightning.data.decoding import open_scaled
 from vit_lightning.data.draws import sample_generator
-from vit_lightning.data.pictures import OpenPicture, Pixels, WholePicture, open_picture
+from vit_lightning.data.pictures import OpenPicture, Pixels, Region, WholePicture, open_picture
 from vit_lightning.data.resizing import mirrored
 
 SIZE = (224, 224)
@@ -43,10 +42,11 @@ def open_whole(path: Path) -> OpenPicture:
     return WholePicture(open_picture(path))
 
 
-def crop_of(picture: OpenPicture, generator: np.random.Generator) -> tuple[int, int, int, int]:
+def crop_of(picture: OpenPicture, generator: np.random.Generator) -> Region:
     """Left, top, right, bottom; drawn as torchvision draws it."""
     box = resized_crop(*picture.size, generator)
-    return box.left, box.top, box.left + box.width, box.top + box.height
+    region = box.left, box.top, box.left + box.width, box.top + box.height
+    return picture.aligned(region, SIZE)
 
 
 def view_of(picture: OpenPicture, generator: np.random.Generator) -> Pixels:
@@ -82,37 +82,14 @@ def our_side(opened: Callable[[Path], OpenPicture], normalised: bool) -> Side:
     return spent
 
 
-class Peer:
-    """torchvision's pipeline in another python."""
+def peer_side(peer: Process) -> Side:
+    """The pipeline of torchvision in another python; its crops are its own."""
 
-    def __init__(self, python: Path) -> None:
-        script = Path(__file__).with_name("torchvision_views.py")
-        self._process = subprocess.Popen(
-            [python, "-W", "ignore", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.versions: dict[str, str] = self._answer()
-
-    def __call__(self, paths: Sequence[Path], turn: int) -> Seconds:
-        """As the sides of ``our_side``; its crops are its own."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([str(path) for path in paths]) + "\n")
-        self._process.stdin.flush()
-        answer: Seconds = self._answer()
+    def spent(paths: Sequence[Path], turn: int) -> Seconds:
+        answer: Seconds = peer.ask([str(path) for path in paths])
         return answer
 
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("the other python gave up: does it have torch and torchvision?")
-        return json.loads(line)
+    return spent
 
 
 def enlarged(paths: Sequence[Path], folder: Path, count: int, tiles: int, grain: float) -> None:
@@ -217,14 +194,16 @@ def in_turns(sides: dict[str, Side], paths: Sequence[Path], rounds: int) -> dict
     return rows
 
 
-def per_core(sets: dict[str, list[Path]], peer: Peer | None, rounds: int) -> list[dict[str, Any]]:
+def per_core(
+    sets: dict[str, list[Path]], peer: Process | None, rounds: int
+) -> list[dict[str, Any]]:
     """Views on one core, for each kind of picture."""
     ours = {
         "full decoding": our_side(open_whole, normalised=False),
         "fast decoding": our_side(open_scaled, normalised=False),
         "fast decoding, normalised": our_side(open_scaled, normalised=True),
     }
-    sides = ({"torchvision": peer} if peer else {}) | ours
+    sides = ({"torchvision": peer_side(peer)} if peer else {}) | ours
     results = []
     for name, paths in sets.items():
         result = {"set": name} | statistics_of(paths) | {"error": mean_errors(paths)}
@@ -263,7 +242,9 @@ def main() -> None:
         parser.error(f"no .jpg below {options.pictures}")
     found = found[:: max(1, len(found) // options.count)][: options.count]
     torch.set_num_threads(1)
-    peer = Peer(options.peer_python) if options.peer_python else None
+    script = Path(__file__).with_name("torchvision_views.py")
+    command = [options.peer_python, "-W", "ignore", script]
+    peer = Process(command) if options.peer_python else None
     report: dict[str, Any] = {"peer_versions": peer.versions if peer else None}
     with tempfile.TemporaryDirectory() as folder:
         sets = picture_sets(found, Path(folder), options.large)

@@ -1,17 +1,17 @@
 """Training views by torchvision's usual pipeline, on demand: the peer of ``pictures.py``.
 
-Reads lines of JSON, each a list of paths of pictures; answers each with the seconds that their
-views took. The first line it writes is its versions. Runs where torchvision is, and needs nothing
-else.
+Asked with paths of pictures, it answers with the seconds that their views took. Runs where
+torchvision is, and needs nothing else.
 """
 
 import importlib.util
-import json
-import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
+from turns import answer
 
 
 def declare_operators() -> "object | None":
@@ -33,18 +33,12 @@ def declare_operators() -> "object | None":
     return declared
 
 
-def main() -> None:
-    """Answer until the input ends."""
-    declared = declare_operators()
-    import PIL
-    import torchvision
+def usual_view() -> Any:
+    """Random crops of 224 px, mirrored half of the time, normalised; torchvision is imported."""
     from torchvision import transforms
-    from torchvision.datasets.folder import default_loader  # what ImageFolder reads with
 
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
     half = (0.5, 0.5, 0.5)
-    view = transforms.Compose(
+    return transforms.Compose(
         [
             transforms.RandomResizedCrop(224),
             transforms.RandomHorizontalFlip(),
@@ -52,21 +46,32 @@ def main() -> None:
             transforms.Normalize(half, half),
         ]
     )
-    versions = {
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "pillow": PIL.__version__,
-    }
-    print(json.dumps(versions), flush=True)
-    for line in sys.stdin:
+
+
+def versions() -> dict[str, str]:
+    """Of what the peer consists of."""
+    return {name: version(name) for name in ("torch", "torchvision", "pillow")}
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    declared = declare_operators()
+    from torchvision.datasets.folder import default_loader  # what ImageFolder reads with
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    view = usual_view()
+
+    def seconds(paths: list[str]) -> dict[str, float]:
         wall, processor = time.perf_counter(), time.process_time()
-        for path in json.loads(line):
+        for path in paths:
             view(default_loader(path))
-        spent = {
+        return {
             "wall": time.perf_counter() - wall,
             "processor": time.process_time() - processor,
         }
-        print(json.dumps(spent), flush=True)
+
+    answer(versions(), seconds)
     del declared
 
 

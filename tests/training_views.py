@@ -22,6 +22,6 @@ def training_view(preprocessing: Preprocessing, **augmentation: Any) -> View:
 
     def look(picture: Image.Image, generator: np.random.Generator) -> Tensor:
         pixels = np.ascontiguousarray(view(WholePicture(picture), generator))
-        return preprocessing.normalised(torch.from_numpy(pixels).permute(2, 0, 1))
+        return preprocessing.normalised(torch.from_numpy(pixels))
 
     return look

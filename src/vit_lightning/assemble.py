@@ -11,8 +11,9 @@ from vit_lightning.console import say_notes
 from vit_lightning.data.datamodule import EvalData, TrainData
 from vit_lightning.data.decoded import open_cache
 from vit_lightning.data.decoding import FastPictures
-from vit_lightning.data.pictures import PictureFiles, Splits
+from vit_lightning.data.pictures import PictureFiles
 from vit_lightning.data.sources import open_dataset
+from vit_lightning.data.splits import Splits
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import Experiment

@@ -14,7 +14,8 @@ from vit_lightning.checkpoints.locate import locate_weights
 from vit_lightning.checkpoints.weights import describes_itself
 from vit_lightning.console import is_main_process, say, say_notes
 from vit_lightning.data.datamodule import EvalData
-from vit_lightning.data.pictures import Labels, Splits
+from vit_lightning.data.pictures import Labels
+from vit_lightning.data.splits import Splits
 from vit_lightning.errors import InputError
 from vit_lightning.evaluation.class_map import class_map, class_map_note, mapped_labels, some
 from vit_lightning.evaluation.metrics import Metrics

@@ -28,7 +28,7 @@ from vit_lightning.assess import Assessment, assess
 from vit_lightning.attention_view import draw_some_attention
 from vit_lightning.console import is_main_process, say
 from vit_lightning.data.datamodule import TrainData
-from vit_lightning.data.pictures import Splits, class_counts
+from vit_lightning.data.splits import Splits, class_counts
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.errors import InputError
 from vit_lightning.evaluation.multi_label import AnyMetrics

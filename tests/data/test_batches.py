@@ -132,7 +132,7 @@ def test_eval_dataset_takes_pictures_in_order() -> None:
     dataset = EvalDataset(pictures, preprocessing)
     assert len(dataset) == COUNT
     batch = dataset.__getitems__([4, 7])
-    images = preprocessing.normalised(batch.pixels.permute(0, 3, 1, 2))
+    images = preprocessing.normalised(batch.pixels)
     assert torch.equal(images, torch.stack([preprocessing(pictures.load(i)) for i in (4, 7)]))
     assert batch.labels.tolist() == [1, 1]
     assert batch.mixing.shape == (0, 5)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vit_lightning.data.decoding import open_scaled
-from vit_lightning.data.pictures import PictureError, Region, open_picture
+from vit_lightning.data.pictures import PictureError, Region, WholePicture, open_picture
 from vit_lightning.data.resizing import resize
 from vit_lightning.models.config import Size
 
@@ -73,6 +73,37 @@ def test_parts_of_turned_jpegs_show_what_full_decoding_shows(
     ]
     assert np.mean(differences) < PROMISED
     assert max(differences) < 2 * PROMISED  # a wrong turn makes ten times as much
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_aligned_regions_are_whole_pixels_of_what_is_decoded(
+    tmp_path: Path, orientation: int
+) -> None:
+    path = tmp_path / "picture.jpg"
+    photograph(603, 845).save(path, quality=90, exif=oriented(orientation))
+    picture = open_scaled(path)
+    seen = 0
+    for region in regions(picture.size, seed=orientation, count=8):
+        for side in (8, 20, 50, 400):
+            found = picture.aligned(region, (side, side))
+            inside = picture.part(found, (side, side))[1]
+            assert found == region or all(float(edge).is_integer() for edge in inside)
+            moved = np.subtract(region, found) * (-1, -1, 1, 1)
+            pixels = min(region[2] - region[0], region[3] - region[1]) / side  # for one of it
+            assert moved.min() >= 0
+            assert moved.max() <= pixels / 2
+            seen += found != region
+            assert mean_difference(path, found, (side, side)) < 2 * PROMISED
+    assert seen >= 10
+
+
+def test_other_pictures_are_taken_as_they_are_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    photograph(60, 80).save(path)
+    region = (1.5, 2.25, 70.0, 51.0)
+    for picture in (open_picture(path), Image.new("RGB", (80, 60))):
+        assert WholePicture(picture).aligned(region, (5, 5)) == region
+    assert open_scaled(path).aligned(region, (5, 5)) == region
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

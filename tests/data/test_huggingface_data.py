@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from vit_lightning.data.huggingface import HubPictures, open_huggingface
-from vit_lightning.data.pictures import Pictures, Splits
+from vit_lightning.data.pictures import Pictures
 from vit_lightning.data.sources import open_dataset
+from vit_lightning.data.splits import Splits
 from vit_lightning.errors import InputError
 
 COLOURS = ["red", "lime", "blue", "white", "black", "yellow", "cyan", "gray"]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from vit_lightning.data import hymenoptera
-from vit_lightning.data.pictures import Splits
 from vit_lightning.data.sources import open_dataset
+from vit_lightning.data.splits import Splits
 from vit_lightning.download import file_hash
 from vit_lightning.errors import InputError
 

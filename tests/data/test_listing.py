@@ -9,8 +9,8 @@ import pytest
 from vit_lightning.data import listing
 from vit_lightning.data.folder import open_folder
 from vit_lightning.data.listing import index_path, list_indices, list_split
-from vit_lightning.data.pictures import Splits
 from vit_lightning.data.sources import open_dataset
+from vit_lightning.data.splits import Splits
 from vit_lightning.errors import InputError
 
 TREE = [f"{split}/{label}/{i}.png" for split in ("train", "val") for label in "ab" for i in "012"]

@@ -8,8 +8,9 @@ from PIL import Image
 
 from vit_lightning.data.draws import hold_out
 from vit_lightning.data.manifest import open_manifest
-from vit_lightning.data.pictures import Pictures, Splits
+from vit_lightning.data.pictures import Pictures
 from vit_lightning.data.sources import open_dataset
+from vit_lightning.data.splits import Splits
 from vit_lightning.errors import InputError
 
 FILES = [f"img/{name}.png" for name in "abcdefgh"]

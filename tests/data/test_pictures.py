@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_lightning.data.pictures import ArrayPictures, PictureFiles, count_notes, open_picture
+from vit_lightning.data.pictures import ArrayPictures, PictureFiles, open_picture
+from vit_lightning.data.splits import count_notes
 from vit_lightning.errors import InputError
 
 CORNERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], dtype=np.uint8)

@@ -1,6 +1,7 @@
 import numpy as np
 import torch
 
+from vit_lightning.data.lent import ReusedMemory
 from vit_lightning.data.ring import SharedRing
 
 
@@ -35,3 +36,24 @@ def test_what_is_seen_outlives_the_ring() -> None:
     seen = ring.lent(ring.key, 0, (8,), "uint8")
     del ring
     assert seen.tolist() == [3] * 8
+
+
+def test_memory_comes_back_when_nothing_shows_it_any_more() -> None:
+    memory = ReusedMemory()
+    first, second = memory.empty((2, 3)), memory.empty((2, 3))
+    assert first.dtype == torch.float32
+    assert first.shape == (2, 3)
+    first.fill_(1.0)
+    second.fill_(2.0)
+    assert first.sum() == 6
+    places = {first.data_ptr(), second.data_ptr()}
+    part = first.view(3, 2)[1]
+    del first, second
+    again = memory.empty((3,))
+    assert again.data_ptr() in places - {part.data_ptr() - 8}
+    assert part.tolist() == [1.0, 1.0]
+    larger = memory.empty((100,))
+    larger.fill_(3.0)
+    assert larger.numel() == 100
+    del memory
+    assert larger.sum() == 300

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_lightning.data.pictures import Pictures, Splits
+from vit_lightning.data.pictures import Pictures
 from vit_lightning.data.sources import open_dataset
+from vit_lightning.data.splits import Splits
 from vit_lightning.errors import InputError
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from training_views import View, training_view
 from vit_lightning.data.crops import original_crop, resized_crop
+from vit_lightning.data.lent import ReusedMemory
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.errors import InputError
 from vit_lightning.settings import AugmentationSettings
@@ -53,6 +54,22 @@ def test_preprocessing_shape_range_and_channels(mode: Any, channels: int) -> Non
     assert result.max() <= 1
     white = Preprocessing(mode, (8, 8), channels)(Image.new("RGB", (20, 30), "white"))
     assert torch.equal(white, torch.ones(channels, 8, 8))
+
+
+@pytest.mark.parametrize("shape", [(30, 40, 3), (2, 224, 200, 3), (3, 9, 9000, 3), (0, 4, 4, 3)])
+def test_batches_are_normalised_as_pictures_are(shape: tuple[int, ...]) -> None:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    preprocessing = Preprocessing("modern", shape[-3:-1], mean=mean, std=std)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.manual_seed(0))
+    expected = (pixels.float() - 255 * torch.tensor(mean)) / (255 * torch.tensor(std))
+    memory = ReusedMemory()
+    for result in (
+        preprocessing.normalised(pixels),
+        preprocessing.normalised(pixels, memory),
+        preprocessing.normalised(pixels.float(), memory),
+        preprocessing.normalised(pixels.mT.contiguous().mT, memory),
+    ):
+        assert torch.equal(result.movedim(-3, -1), expected)
 
 
 def test_one_channel_is_luma() -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from vit_lightning.data.datamodule import TrainData
-from vit_lightning.data.pictures import ArrayPictures, Splits
+from vit_lightning.data.pictures import ArrayPictures
+from vit_lightning.data.splits import Splits
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.models.vit import VisionTransformer

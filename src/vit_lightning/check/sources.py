@@ -9,13 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from vit_lightning.data.listing import list_split
-from vit_lightning.data.pictures import (
-    EXTENSIONS,
-    PictureFiles,
-    Pictures,
-    Splits,
-    class_counts,
-)
+from vit_lightning.data.pictures import EXTENSIONS, PictureFiles, Pictures
+from vit_lightning.data.splits import Splits, class_counts
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import Experiment, load_experiment
 

@@ -104,7 +104,7 @@ def _measure_model(experiment: Experiment, split: NamedSplit, rates: Rates) -> P
     pixels = torch.zeros(shape, dtype=torch.uint8)
     if device.type != "cpu":
         rates["transfer"] = _rate(lambda: _finished(pixels.to(device)), count)
-    images = preprocessing.normalised(pixels.to(device).permute(0, 3, 1, 2))
+    images = preprocessing.normalised(pixels.to(device))
     precision = choose_precision(experiment.trainer)
     dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
     lower = torch.autocast(device.type, dtype, enabled=precision != "32")

@@ -5,7 +5,8 @@ again; the process that trains gets the batch without a copy, and normalises it 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -113,26 +114,51 @@ class _BatchInPlace:
 
     Args:
         count: of pictures, at most.
-        preprocessing: says how large they are.
-        ring: memory to use again, if a worker finds a free place in it.
+        dataset: whose pictures they are.
+
+    Attributes:
+        place: in the ring, once there are pixels, if a worker has found a free one there.
+        unreadable: the pictures that were not added.
     """
 
-    def __init__(self, count: int, preprocessing: Preprocessing, ring: SharedRing | None) -> None:
+    def __init__(self, count: int, dataset: "PictureDataset") -> None:
+        preprocessing = dataset.preprocessing
         self._shape = (count, *preprocessing.image_size, preprocessing.in_channels)
-        self._ring = ring
+        self._ring = dataset.ring
+        self._skip_unreadable = dataset.skip_unreadable
+        self._slot = dataset.under_way.slot()
         self._array: Pixels = np.empty((0, *self._shape[1:]), dtype=np.uint8)
         self._filled = 0
         self.place: tuple[int, int] | None = None
+        self.unreadable: list[int] = []
 
-    def add(self, pixels: Pixels) -> None:
-        """Write the next picture: (height, width, C)."""
+    def add(self, index: int, look: Callable[[], Pixels]) -> bool:
+        """Write the next picture, unless it cannot be read.
+
+        Args:
+            index: of the picture.
+            look: gives its pixels, (height, width, C).
+
+        Raises:
+            PictureError: it cannot be read, and nothing says that it may be done without.
+        """
+        self._slot[1] = index
+        try:
+            pixels = look()
+        except PictureError:
+            if not self._skip_unreadable:
+                raise
+            self.unreadable.append(index)
+            return False
         if not self._filled:
             self._array = self._memory(pixels.dtype.name)
         self._array[self._filled] = pixels
         self._filled += 1
+        return True
 
     def pixels(self) -> Tensor:
-        """(B, height, width, C) of the pictures added so far."""
+        """(B, height, width, C) of the pictures; nothing is being read any more."""
+        self._slot[1] = -1
         return torch.from_numpy(self._array[: self._filled])
 
     def _memory(self, dtype: str) -> Pixels:
@@ -146,7 +172,54 @@ class _BatchInPlace:
         return torch.empty(self._shape, dtype=getattr(torch, dtype)).numpy()
 
 
-class TrainDataset(Dataset[RawBatch]):
+class PictureDataset(Dataset[RawBatch]):
+    """Pictures that are assembled to whole batches.
+
+    Args:
+        pictures: any split.
+        preprocessing: of a picture.
+        is_8_bit: whether the pixels are uint8, or float32.
+        skip_unreadable: do without a picture that cannot be read.
+
+    Attributes:
+        bytes_per_picture: of a batch.
+        under_way: where it is told which picture is being read; the loader makes its own.
+        ring: where workers put their batches, if the loader has made one.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        preprocessing: Preprocessing,
+        *,
+        is_8_bit: bool,
+        skip_unreadable: bool,
+    ) -> None:
+        self.pictures = pictures
+        self.preprocessing = preprocessing
+        self.bytes_per_picture = preprocessing.num_values * (1 if is_8_bit else 4)
+        self.skip_unreadable = skip_unreadable
+        self.under_way = UnderWay(0)
+        self.ring: SharedRing | None = None
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def _finished(
+        self, batch: _BatchInPlace, indices: Sequence[int], mixing: NDArray[np.float32]
+    ) -> RawBatch:
+        """The batch of the pictures ``indices``."""
+        labels = self.pictures.labels[np.asarray(indices, dtype=np.int64)]
+        return RawBatch(
+            batch.pixels(),
+            torch.from_numpy(labels),
+            torch.from_numpy(mixing),
+            torch.tensor(batch.unreadable, dtype=torch.int64),
+            batch.place,
+        )
+
+
+class TrainDataset(PictureDataset):
     """Augmented pictures by (epoch, index, copy): a pure function of these and the seed.
 
     Args:
@@ -155,10 +228,6 @@ class TrainDataset(Dataset[RawBatch]):
         seed: of the augmentation, in [0, 2**64).
         mixing: how neighbours are mixed, if they are.
         skip_unreadable: take the next picture that can be read for one that cannot.
-
-    Attributes:
-        under_way: where it is told which picture is being read; the loader makes its own.
-        ring: where workers put their batches, if the loader has made one.
     """
 
     def __init__(
@@ -170,21 +239,12 @@ class TrainDataset(Dataset[RawBatch]):
         mixing: Mixing | None = None,
         skip_unreadable: bool = False,
     ):
-        self.pictures = pictures
+        super().__init__(
+            pictures, view.preprocessing, is_8_bit=view.is_8_bit, skip_unreadable=skip_unreadable
+        )
         self.view = view
         self.seed = seed
         self.mixing = mixing
-        self.skip_unreadable = skip_unreadable
-        self.under_way = UnderWay(0)
-        self.ring: SharedRing | None = None
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    @property
-    def bytes_per_picture(self) -> int:
-        """Of a batch."""
-        return self.view.preprocessing.num_values * (1 if self.view.is_8_bit else 4)
 
     def __getitems__(self, samples: Sequence[Sample]) -> RawBatch:
         """The batch of these samples.
@@ -192,77 +252,47 @@ class TrainDataset(Dataset[RawBatch]):
         Raises:
             PictureError: names a picture that cannot be read.
         """
-        batch = _BatchInPlace(len(samples), self.view.preprocessing, self.ring)
-        slot = self.under_way.slot()
-        unreadable: list[int] = []
-        indices = [self._add(batch, sample, slot, unreadable) for sample in samples]
-        slot[1] = -1
+        batch = _BatchInPlace(len(samples), self)
+        indices = [self._add(batch, sample) for sample in samples]
         draws = np.empty((0, _DRAWS), dtype=np.float32)
         if self.mixing is not None:
-            size = self.view.preprocessing.image_size
+            size = self.preprocessing.image_size
             firsts = [pair_generator(self.seed, *sample) for sample in samples[::2]]
             draws = np.stack([self.mixing.draw(generator, size) for generator in firsts])
-        return RawBatch(
-            batch.pixels(),
-            _labels(self.pictures, indices),
-            torch.from_numpy(draws),
-            torch.tensor(unreadable, dtype=torch.int64),
-            batch.place,
-        )
+        return self._finished(batch, indices, draws)
 
-    def _add(
-        self, batch: _BatchInPlace, sample: Sample, slot: NDArray[np.int64], unreadable: list[int]
-    ) -> int:
+    def _add(self, batch: _BatchInPlace, sample: Sample) -> int:
         """Put a sample into the batch; returns the index of the picture that it shows."""
         epoch, index, copy = sample
         for instead in range(len(self.pictures)):
             candidate = (index + instead) % len(self.pictures)
             generator = sample_generator(self.seed, epoch, index, copy)
-            slot[1] = candidate
-            try:
-                batch.add(self.view(self.pictures.open(candidate), generator))
-            except PictureError:
-                if not self.skip_unreadable:
-                    raise
-                unreadable.append(candidate)
-            else:
+            if batch.add(candidate, partial(self._look, candidate, generator)):
                 return candidate
         raise InputError("none of the training pictures can be read: vit check tells why")
 
+    def _look(self, index: int, generator: np.random.Generator) -> Pixels:
+        return self.view(self.pictures.open(index), generator)
 
-class EvalDataset(Dataset[RawBatch]):
+
+class EvalDataset(PictureDataset):
     """Pictures by index, as an evaluation sees them.
 
     Args:
         pictures: any split.
         preprocessing: picture → pixels.
         skip_unreadable: leave out what cannot be read.
-
-    Attributes:
-        under_way: where it is told which picture is being read; the loader makes its own.
-        ring: where workers put their batches, if the loader has made one.
     """
 
     def __init__(
-        self,
-        pictures: Pictures,
-        preprocessing: Preprocessing,
-        *,
-        skip_unreadable: bool = False,
+        self, pictures: Pictures, preprocessing: Preprocessing, *, skip_unreadable: bool = False
     ):
-        self.pictures = pictures
-        self.preprocessing = preprocessing
-        self.skip_unreadable = skip_unreadable
-        self.under_way = UnderWay(0)
-        self.ring: SharedRing | None = None
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    @property
-    def bytes_per_picture(self) -> int:
-        """Of a batch."""
-        return self.preprocessing.num_values * (1 if self.preprocessing.is_8_bit else 4)
+        super().__init__(
+            pictures,
+            preprocessing,
+            is_8_bit=preprocessing.is_8_bit,
+            skip_unreadable=skip_unreadable,
+        )
 
     def __getitems__(self, indices: Sequence[int]) -> RawBatch:
         """The batch of these pictures.
@@ -270,26 +300,12 @@ class EvalDataset(Dataset[RawBatch]):
         Raises:
             PictureError: names a picture that cannot be read.
         """
-        batch = _BatchInPlace(len(indices), self.preprocessing, self.ring)
-        slot = self.under_way.slot()
-        kept, unreadable = [], []
-        for index in indices:
-            slot[1] = index
-            try:
-                batch.add(self.preprocessing.pixels(self.pictures.open(index)))
-                kept.append(index)
-            except PictureError:
-                if not self.skip_unreadable:
-                    raise
-                unreadable.append(index)
-        slot[1] = -1
-        return RawBatch(
-            batch.pixels(),
-            _labels(self.pictures, kept),
-            torch.empty((0, _DRAWS)),
-            torch.tensor(unreadable, dtype=torch.int64),
-            batch.place,
-        )
+        batch = _BatchInPlace(len(indices), self)
+        kept = [index for index in indices if batch.add(index, partial(self._look, index))]
+        return self._finished(batch, kept, np.empty((0, _DRAWS), dtype=np.float32))
+
+    def _look(self, index: int) -> Pixels:
+        return self.preprocessing.pixels(self.pictures.open(index))
 
 
 def as_is(batch: RawBatch) -> RawBatch:
@@ -300,7 +316,3 @@ def as_is(batch: RawBatch) -> RawBatch:
 def _shared(tensor: Tensor) -> Tensor:
     """The tensor, moved to memory that other processes see."""
     return tensor.share_memory_()  # type: ignore[no-any-return, no-untyped-call]
-
-
-def _labels(pictures: Pictures, indices: Sequence[int]) -> Tensor:
-    return torch.from_numpy(pictures.labels[np.asarray(indices, dtype=np.int64)])

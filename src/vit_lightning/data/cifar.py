@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_lightning.data.pictures import ArrayPictures, Splits, count_notes
+from vit_lightning.data.pictures import ArrayPictures
+from vit_lightning.data.splits import Splits, count_notes
 from vit_lightning.download import check_file, download
 from vit_lightning.errors import InputError
 

@@ -14,9 +14,11 @@ from torch import Tensor
 from vit_lightning.console import say
 from vit_lightning.data.batches import EvalDataset, RawBatch, TrainDataset
 from vit_lightning.data.draws import balanced_order
+from vit_lightning.data.lent import ReusedMemory
 from vit_lightning.data.loader import PictureLoader, StreamLoader
 from vit_lightning.data.mixing import Mixing, mix_pairs, soft_targets
-from vit_lightning.data.pictures import PictureError, Pictures, Splits
+from vit_lightning.data.pictures import PictureError, Pictures
+from vit_lightning.data.splits import Splits
 from vit_lightning.data.stream import ShardSampler, StreamBatchSampler
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.data.unreadable import all_unreadable
@@ -49,6 +51,7 @@ class EvalData(L.LightningDataModule):
         self.workers = default_workers() if settings.workers is None else settings.workers
         self.unreadable: set[int] = set()
         self._loaders: list[PictureLoader] = []
+        self._memory = ReusedMemory()
 
     @contextmanager
     def naming_pictures(self) -> Iterator[None]:
@@ -99,7 +102,7 @@ class EvalData(L.LightningDataModule):
 
     def _finished(self, batch: RawBatch) -> Batch:
         """Images (B, C, height, width), normalised; labels (B,), or (B, K) as float32."""
-        images = self.preprocessing.normalised(batch.pixels.permute(0, 3, 1, 2))
+        images = self.preprocessing.normalised(batch.pixels, self._memory)
         return images, batch.labels if batch.labels.dim() == 1 else batch.labels.float()
 
     def _as_the_model_is(self, batch: Batch) -> Batch:

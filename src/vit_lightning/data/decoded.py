@@ -69,6 +69,10 @@ class KeptPicture:
         """See ``OpenPicture``."""
         return self.kept.size
 
+    def aligned(self, region: Region, size: Size) -> Region:
+        """The region itself: all have the same price."""
+        return region
+
     def part(self, region: Region, size: Size) -> tuple[Image.Image, Region]:
         """The whole picture: Pillow's resizing looks beyond a region, if only by its filter."""
         return Image.fromarray(self.kept.whole()), region

@@ -121,6 +121,17 @@ class _ScaledJpeg:
         """See ``OpenPicture``."""
         return self.turn.size(self.stored)
 
+    def aligned(self, region: Region, size: Size) -> Region:
+        """See ``OpenPicture``: whole pixels of what is decoded, which resizes fastest."""
+        scale = _scale(region, size, self.margin)
+        if scale == 1:
+            return region
+        # Inwards: no larger, it is not decoded more coarsely, for which its edges might not do.
+        left, top, right, bottom = (edge / scale for edge in self.turn.stored(region, self.stored))
+        box = math.ceil(left), math.ceil(top), math.floor(right), math.floor(bottom)
+        left, top, right, bottom = (edge * scale for edge in box)
+        return self.turn.upright((left, top, right, bottom), self.stored)
+
     def part(self, region: Region, size: Size) -> tuple[Image.Image, Region]:
         """See ``OpenPicture``; the picture ends with the last pixel that the region touches."""
         try:
@@ -178,6 +189,10 @@ class _FastPicture:
     def size(self) -> Size:
         """See ``OpenPicture``."""
         return self.picture.size
+
+    def aligned(self, region: Region, size: Size) -> Region:
+        """See ``OpenPicture``."""
+        return self.picture.aligned(region, size)
 
     def part(self, region: Region, size: Size) -> tuple[Image.Image, Region]:
         """See ``OpenPicture``."""

@@ -3,7 +3,8 @@
 import numpy as np
 
 from vit_lightning.data.draws import hold_out
-from vit_lightning.data.pictures import ArrayPictures, Splits, count_notes
+from vit_lightning.data.pictures import ArrayPictures
+from vit_lightning.data.splits import Splits, count_notes
 
 
 def open_digits(seed: int) -> Splits:

@@ -6,7 +6,8 @@ import numpy as np
 
 from vit_lightning.data.draws import hold_out
 from vit_lightning.data.listing import SplitListing, list_pictures
-from vit_lightning.data.pictures import EXTENSIONS, PictureFiles, Splits, count_notes
+from vit_lightning.data.pictures import EXTENSIONS, PictureFiles
+from vit_lightning.data.splits import Splits, count_notes
 from vit_lightning.errors import InputError
 
 _LAYOUT = (

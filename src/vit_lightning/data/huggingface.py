@@ -22,11 +22,11 @@ from vit_lightning.data.pictures import (
     Labels,
     OpenPicture,
     PictureError,
-    Splits,
     WholePicture,
     decode_picture,
     open_picture,
 )
+from vit_lightning.data.splits import Splits
 from vit_lightning.data.tables import quoted
 from vit_lightning.errors import InputError
 

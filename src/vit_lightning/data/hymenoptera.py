@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_lightning.data.pictures import PictureFiles, Splits, count_notes
+from vit_lightning.data.pictures import PictureFiles
+from vit_lightning.data.splits import Splits, count_notes
 from vit_lightning.download import download, file_hash
 from vit_lightning.errors import InputError
 

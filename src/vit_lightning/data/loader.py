@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch.utils.data import DataLoader
 
-from vit_lightning.data.batches import EvalDataset, RawBatch, TrainDataset, UnderWay, as_is
+from vit_lightning.data.batches import PictureDataset, RawBatch, TrainDataset, UnderWay, as_is
 from vit_lightning.data.ring import SharedRing
 from vit_lightning.data.stream import StreamBatchSampler
 
@@ -31,7 +31,7 @@ class PictureLoader(DataLoader[RawBatch]):
         **options: of torch's loader.
     """
 
-    def __init__(self, dataset: TrainDataset | EvalDataset, most: int, **options: Any) -> None:
+    def __init__(self, dataset: PictureDataset, most: int, **options: Any) -> None:
         # torch knows no data sets that assemble their batches themselves, only how to use them.
         assemble = cast(Callable[[list[RawBatch]], RawBatch], as_is)
         super().__init__(dataset, collate_fn=assemble, **options)

@@ -14,7 +14,8 @@ from vit_lightning.data.partition import (
     divide,
     split_problems,
 )
-from vit_lightning.data.pictures import PictureFiles, Splits
+from vit_lightning.data.pictures import PictureFiles
+from vit_lightning.data.splits import Splits
 from vit_lightning.data.tables import (
     DELIMITERS,
     EXPECTED_COLUMNS,

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_lightning.data.draws import hold_out
-from vit_lightning.data.pictures import Labels, Pictures, Splits, class_counts, count_notes
+from vit_lightning.data.pictures import Labels, Pictures
+from vit_lightning.data.splits import Splits, class_counts, count_notes
 from vit_lightning.errors import InputError
 
 # What people call the splits, in lower case.

@@ -1,11 +1,10 @@
 """Pictures of one split, wherever they lie: files of a folder or arrays in memory."""
 
-import hashlib
 import io
 import stat
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
@@ -62,6 +61,12 @@ class OpenPicture(Protocol):
     def size(self) -> Size:
         """(height, width) of the whole upright picture, in pixels."""
 
+    def aligned(self, region: Region, size: Size) -> Region:
+        """The region next to one that is the cheapest to have at ``size``, for whom it may be.
+
+        Its edges lie at most half a pixel of the result away.
+        """
+
     def part(self, region: Region, size: Size) -> tuple[Image.Image, Region]:
         """An RGB picture that shows a region well enough to be resized to ``size``.
 
@@ -96,6 +101,10 @@ class WholePicture:
     def size(self) -> Size:
         """See ``OpenPicture``."""
         return self.image.height, self.image.width
+
+    def aligned(self, region: Region, size: Size) -> Region:
+        """The region itself: all have the same price."""
+        return region
 
     def part(self, region: Region, size: Size) -> tuple[Image.Image, Region]:
         """The picture and the region as they are."""
@@ -221,84 +230,6 @@ class ArrayPictures:
         """The pictures at ``indices``, in that order; they keep their names."""
         numbers = indices if self.numbers is None else self.numbers[indices]
         return ArrayPictures(self.pixels[indices], self.labels[indices], self.prefix, numbers)
-
-
-@dataclass(frozen=True, eq=False)
-class Splits:
-    """A data set.
-
-    Args:
-        classes: names; a label is an index into them.
-        train: what is trained on.
-        val: what a model is chosen by.
-        test: what is reported, where there is such a split.
-        notes: plain sentences to print: counts, what was held out and how, what was skipped.
-    """
-
-    classes: tuple[str, ...]
-    train: Pictures
-    val: Pictures
-    test: Pictures | None
-    notes: tuple[str, ...]
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether a picture may have several labels, or none."""
-        return self.train.labels.ndim == 2
-
-    def each(self, change: Callable[[Pictures], Pictures]) -> "Splits":
-        """The same data set with every split changed."""
-        test = None if self.test is None else change(self.test)
-        return replace(self, train=change(self.train), val=change(self.val), test=test)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What tells this data set from another: classes, and of each split count and digest.
-
-        The digest is of names and labels, not of pixels; plain JSON types.
-        """
-        splits = {"train": self.train, "val": self.val, "test": self.test}
-        return {"classes": list(self.classes)} | {
-            name: None if pictures is None else _digest(pictures)
-            for name, pictures in splits.items()
-        }
-
-
-def _digest(pictures: Pictures) -> dict[str, Any]:
-    digest = hashlib.sha256(np.ascontiguousarray(pictures.labels).tobytes())
-    for names in _names(pictures).chunks():
-        digest.update(names)
-    return {"count": len(pictures), "sha256": digest.hexdigest()}
-
-
-def class_counts(labels: Labels, num_classes: int) -> NDArray[np.int64]:
-    """(num_classes,) how many pictures have each class."""
-    if labels.ndim == 1:
-        return np.bincount(labels, minlength=num_classes)
-    counts: NDArray[np.int64] = np.sum(labels, axis=0, dtype=np.int64)
-    return counts
-
-
-def _names(pictures: Pictures) -> PackedNames:
-    packed = getattr(pictures, "packed", None)
-    if isinstance(packed, PackedNames):
-        return packed
-    return PackedNames.pack(pictures.name(index) for index in range(len(pictures)))
-
-
-def count_notes(classes: tuple[str, ...], **splits: Pictures) -> list[str]:
-    """One sentence per split: how many pictures, of which classes; train, val, test."""
-    notes = []
-    for name in sorted(splits, key=["train", "val", "test"].index):
-        counts = class_counts(splits[name].labels, len(classes))
-        if len(classes) <= 10:
-            detail = ", ".join(f"{label}: {n}" for label, n in zip(classes, counts, strict=True))
-        else:
-            detail = f"{len(classes)} classes of {counts.min()} to {counts.max()}"
-        if splits[name].labels.ndim == 2:
-            bare = int((splits[name].labels.sum(axis=1) == 0).sum())
-            detail += f"; without any: {bare}" if bare else ""
-        notes.append(f"{name}: {len(splits[name])} pictures ({detail})")
-    return notes
 
 
 def open_picture(path: Path) -> Image.Image:

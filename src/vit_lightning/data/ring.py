@@ -6,12 +6,15 @@ writing a batch into it. So every worker has a few places that are mapped once.
 
 import itertools
 import weakref
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from vit_lightning.data.lent import lent
 
 _KEYS = itertools.count()
 
@@ -53,36 +56,19 @@ class SharedRing:
 
     def written(self, place: int, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         """A place to be written to, as an array."""
-        return self._shaped(self._bytes(place), shape, dtype)
+        start, nbytes = place * self._nbytes, int(np.prod(shape)) * np.dtype(dtype).itemsize
+        values: NDArray[Any] = self._memory[start : start + nbytes].numpy().view(dtype)
+        return values.reshape(shape)
 
     @staticmethod
     def lent(key: int, place: int, shape: tuple[int, ...], dtype: str) -> Tensor:
         """A place as a tensor, in the process that made the ring; free when the tensor is gone."""
         ring = _KNOWN[key]
-        return torch.from_numpy(ring._shaped(np.asarray(_Loan(ring, place)), shape, dtype))
+        return lent(ring.written(place, shape, dtype), partial(ring._give_back, place))
 
-    def _bytes(self, place: int) -> NDArray[np.uint8]:
-        start = place * self._nbytes
-        pixels: NDArray[np.uint8] = self._memory[start : start + self._nbytes].numpy()
-        return pixels
-
-    @staticmethod
-    def _shaped(content: NDArray[np.uint8], shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        values = content[: int(np.prod(shape)) * np.dtype(dtype).itemsize]
-        return values.view(dtype).reshape(shape)
+    def _give_back(self, place: int) -> None:
+        self._taken[place] = 0
 
 
 # By key, in the process that made them.
 _KNOWN: weakref.WeakValueDictionary[int, SharedRing] = weakref.WeakValueDictionary()
-
-
-class _Loan:
-    """The memory of a place, as numpy takes it: as long as an array shows it, this object lives."""
-
-    def __init__(self, ring: SharedRing, place: int) -> None:
-        self._ring = ring
-        self._place = place
-        self.__array_interface__ = ring._bytes(place).__array_interface__
-
-    def __del__(self) -> None:
-        self._ring._taken[self._place] = 0

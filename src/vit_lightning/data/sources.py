@@ -9,7 +9,7 @@ from vit_lightning.data.folder import open_folder
 from vit_lightning.data.huggingface import open_huggingface
 from vit_lightning.data.hymenoptera import open_hymenoptera
 from vit_lightning.data.manifest import open_manifest
-from vit_lightning.data.pictures import Splits
+from vit_lightning.data.splits import Splits
 from vit_lightning.errors import InputError
 
 DATASETS = ("folder", "manifest", "huggingface", "hymenoptera", "cifar10", "cifar100", "digits")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from vit_lightning.data.lent import ReusedMemory
 from vit_lightning.data.pictures import (
     Interpolation,
     OpenPicture,
@@ -33,6 +34,7 @@ from vit_lightning.models.config import Size, as_size
 Mode = Literal["paper", "modern", "crop", "squash"]
 
 _LEAST_STD = 1e-6
+_IN_CACHE = 32768  # values that are normalised before the next, by one thread
 _MOST_PIXELS = 1 << 26  # 256 MiB of a resized picture, of which most is cut off
 
 
@@ -86,8 +88,8 @@ class Preprocessing:
                 "picture files give 3 channels (colour) or 1 (grey), but the model takes "
                 f"{_short(self.in_channels)}: give it tensors from a Dataset of your own"
             )
-        object.__setattr__(self, "mean", _per_channel("mean", self.mean, 0.0))
-        object.__setattr__(self, "std", _per_channel("std", self.std, _LEAST_STD))
+        object.__setattr__(self, "mean", _checked_channels("mean", self.mean, 0.0))
+        object.__setattr__(self, "std", _checked_channels("std", self.std, _LEAST_STD))
         self._check_fraction()
 
     def _check_fraction(self) -> None:
@@ -105,7 +107,7 @@ class Preprocessing:
     def __call__(self, picture: Image.Image) -> Tensor:
         """Any picture → (in_channels, height, width), normalised."""
         pixels = self.pixels(WholePicture(self._colours(picture)))
-        return self.normalised(torch.from_numpy(pixels).permute(2, 0, 1))
+        return self.normalised(torch.from_numpy(pixels))
 
     @property
     def num_values(self) -> int:
@@ -137,14 +139,35 @@ class Preprocessing:
         planes = F.interpolate(planes, self.image_size, mode="bilinear", align_corners=False)
         return planes[0].permute(1, 2, 0).numpy()
 
-    def normalised(self, pixels: Tensor) -> Tensor:
-        """(..., in_channels, height, width) in [0, 255], of any type → float32, normalised.
+    def normalised(self, pixels: Tensor, memory: ReusedMemory | None = None) -> Tensor:
+        """What the device is left to do: (pixels - 255 mean) / (255 std) in float32.
 
         Not divided by 255 first: (pixels - 127.5) / 127.5, which is the original's, stays exact.
+
+        Args:
+            pixels: (..., height, width, in_channels) in [0, 255], of any type.
+            memory: where the result is to be, on the CPU.
+
+        Returns:
+            (..., in_channels, height, width); as it was, the channels come last in memory.
         """
-        images = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-        mean, std = (self._channels(values, images) for values in (self.mean, self.std))
-        return images.sub_(mean * 255).div_(std * 255)
+        on_cpu = pixels.device.type == "cpu"
+        shape = tuple(pixels.shape)
+        images = torch.empty(shape, device=pixels.device)
+        if on_cpu and memory is not None:
+            images = memory.empty(shape)
+        # Row by row of pixels: a loop over few channels would not be vectorised.
+        shift, scale = (
+            _row(self._per_channel(values), shape[-2], pixels.device)
+            for values in (self.mean, self.std)
+        )
+        rows, results = (values.flatten(-2).flatten(0, -2) for values in (pixels, images))
+        count = max(_IN_CACHE // len(shift), 1) if on_cpu else len(rows)
+        for piece, result in zip(
+            torch.split(rows, count), torch.split(results, count), strict=True
+        ):
+            result.copy_(piece).sub_(shift).div_(scale)
+        return images.movedim(-1, -3)
 
     def __str__(self) -> str:
         fraction = "" if self.crop_fraction == 1 else f" of the central {self.crop_fraction:g}"
@@ -232,9 +255,13 @@ class Preprocessing:
 
     def _channels(self, values: tuple[float, ...], images: Tensor) -> Tensor:
         """Mean or std of the model's channels, (in_channels, 1, 1), where and as the images are."""
-        if len(values) != self.in_channels:
-            values = (sum(values) / len(values),) * self.in_channels
-        return _on_device(values, images.device).to(images.dtype)
+        channels = torch.tensor(self._per_channel(values), dtype=images.dtype)
+        return channels.to(images.device).view(-1, 1, 1)
+
+    def _per_channel(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(values) == self.in_channels:
+            return values
+        return (sum(values) / len(values),) * self.in_channels
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -260,10 +287,10 @@ class Preprocessing:
 
 
 @lru_cache(maxsize=64)
-def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """(C, 1, 1); kept, because a copy to a GPU would make every batch wait for it."""
+def _row(values: tuple[float, ...], width: int, device: torch.device) -> Tensor:
+    """(width * C,) of mean or std in [0, 255]; kept: a copy to a GPU makes a batch wait for it."""
     with torch.inference_mode(False):
-        return torch.tensor(values, device=device).view(-1, 1, 1)
+        return torch.tensor(values, device=device).mul(255).repeat(width)
 
 
 def _array(picture: Image.Image) -> NDArray[np.uint8]:
@@ -295,7 +322,7 @@ def _check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
         raise InputError(f"{what} must be one of {', '.join(choices)}, got {_short(value)}")
 
 
-def _per_channel(name: str, values: object, least: float) -> tuple[float, ...]:
+def _checked_channels(name: str, values: object, least: float) -> tuple[float, ...]:
     """Checked values of 1 or 3 channels."""
     numbers = values if isinstance(values, list | tuple) else ()
     if len(numbers) not in (1, 3) or not all(_is_number(v) and least <= v <= 1 for v in numbers):

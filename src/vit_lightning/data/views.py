@@ -72,7 +72,10 @@ class TrainView:
             return self.preprocessing.pixels(picture)
         law = original_crop if self.crop == "paper" else resized_crop
         box = law(*picture.size, generator)
-        region = (box.left, box.top, box.left + box.width, box.top + box.height)
+        right, bottom = box.left + box.width, box.top + box.height
+        # One crop at random is as good as another a fraction of a pixel away.
+        size = self.preprocessing.image_size
+        region = picture.aligned((box.left, box.top, right, bottom), size)
         return self.preprocessing.region(picture, region)
 
 
