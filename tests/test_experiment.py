@@ -241,6 +241,14 @@ def test_all_errors_come_at_once_in_the_order_of_the_fields() -> None:
             "model: without a name and weights the shape must be given; missing: "
             "['patch_size', 'embed_dim', 'num_heads']",
         ),
+        (
+            {
+                "data": {"root": "p", "sampling": "balanced"},
+                "optim": {"class_weights": "balanced"},
+            },
+            "the file: data.sampling and optim.class_weights are both balanced, which corrects the "
+            "classes' shares twice: take one of them",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together(parts: dict[str, Any], line: str) -> None:

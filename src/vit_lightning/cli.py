@@ -4,6 +4,7 @@ torch is imported by the commands that need it and not before: help and errors c
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -152,6 +153,8 @@ def _guarded(command: Command, options: argparse.Namespace) -> int:
     # Read by OpenMP when torch is imported. Threads that wait actively take the cores from the
     # processes that load pictures, or from whatever else runs: measured five times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold letters it cannot write
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = command(options) or 0
         sys.stdout.flush()

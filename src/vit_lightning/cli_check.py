@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +68,13 @@ def _check(options: argparse.Namespace) -> int:
         workers=options.workers,
         speed=not options.no_speed,
     )
-    _print(as_text(findings))
+    print(as_text(findings))
     if options.json is not None:
         write_json(options.json, findings.values)
     if options.html is not None:
         write_text(options.html, as_html(findings))
     if written:
-        _print("\n" + "\n".join(map(str, written)))
+        print("\n" + "\n".join(map(str, written)))
     return _PROBLEMS if findings.problems else 0
 
 
@@ -93,9 +92,3 @@ def _refuse_unwritable(paths: list[Path]) -> None:
             raise InputError(f"{path} cannot be written: {nearest} is no folder to write in")
     if len({path.absolute() for path in paths}) < len(paths):
         raise InputError(f"{paths[0]}: --html and --json need a file each")
-
-
-def _print(text: str) -> None:
-    """Print what may hold letters that the terminal's encoding lacks: they become escapes."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -8,9 +8,9 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from vit_lightning.errors import InputError
 from vit_lightning.json_file import read_json
@@ -47,6 +47,15 @@ class Experiment(Settings):
     checkpoint_dir: Annotated[str, Field(description="where the best checkpoint is copied")] = (
         "checkpoint"
     )
+
+    @model_validator(mode="after")
+    def _classes_are_balanced_once(self) -> Self:
+        if self.data.sampling == "balanced" and self.optim.class_weights == "balanced":
+            raise ValueError(
+                "data.sampling and optim.class_weights are both balanced, which corrects the "
+                "classes' shares twice: take one of them"
+            )
+        return self
 
     def to_json(self) -> str:
         """The file that stands for this experiment, defaults and all."""
