@@ -72,10 +72,13 @@ def test_logits_and_intermediates(name: str, arguments: dict[str, Any], bound: f
     enters_head: list[Tensor] = []
     model.head.register_forward_pre_hook(lambda module, inputs: enters_head.append(inputs[0]))
     with torch.inference_mode():
+        full = model.forward_head(model.forward_features(nchw(expected["input"])))
+        inner = dict(captured.values)
         logits = model(nchw(expected["input"]))
-    np.testing.assert_allclose(logits.numpy(), expected["logits"], rtol=0, atol=bound)
+    for found in (full, logits):
+        np.testing.assert_allclose(found.numpy(), expected["logits"], rtol=0, atol=bound)
     expected |= {f"block_{i}": value for i, value in enumerate(expected["block_outputs"])}
-    found = captured.values | {"pre_logits": enters_head[0].numpy()}
+    found = inner | {"pre_logits": enters_head[0].numpy()}
     assert {"image_uint8", "input", "logits", "attention_probs", "block_outputs"} == set(
         expected
     ) - set(found)

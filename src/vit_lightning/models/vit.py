@@ -55,17 +55,26 @@ class Attention(nn.Module):
 
     def query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, D) → three of (B, H, N, d)."""
-        batch, tokens, dim = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = self._by_head(self.qkv(x))
         return query, key, value
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) → (B, N, D)."""
-        query, key, value = self.query_key_value(x)
+    def forward(self, x: Tensor, wanted: int | None = None) -> Tensor:
+        """(B, N, D) → (B, N, D), or (B, wanted, D) of the first tokens."""
+        if wanted is None:
+            query, key, value = self.query_key_value(x)
+        else:
+            dim, weight, bias = x.shape[2], self.qkv.weight, self.qkv.bias
+            (query,) = self._by_head(F.linear(x[:, :wanted], weight[:dim], bias[:dim]))
+            key, value = self._by_head(F.linear(x, weight[dim:], bias[dim:]))
         dropout = self.attention_dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)  # B H N d
-        return self.proj(mixed.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+        return self.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def _by_head(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, N, P * D) → P of (B, H, N, d)."""
+        head_dim = self.qkv.in_features // self.num_heads
+        parts = x.view(*x.shape[:2], -1, self.num_heads, head_dim)
+        return parts.permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class Mlp(nn.Module):
@@ -111,9 +120,10 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) → (B, N, D)."""
-        x = x + self.drop_path(self.dropout(self.attn(self.norm1(x))))
+    def forward(self, x: Tensor, wanted: int | None = None) -> Tensor:
+        """(B, N, D) → (B, N, D), or (B, wanted, D) of the first tokens."""
+        attended = self.attn(self.norm1(x), wanted)
+        x = x[:, :wanted] + self.drop_path(self.dropout(attended))
         return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 
 
@@ -180,12 +190,18 @@ class VisionTransformer(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Pictures (B, C, height, width) → all tokens after the last norm (B, N, D)."""
+        return self._encoded(x, None)
+
+    def _encoded(self, x: Tensor, wanted: int | None) -> Tensor:
+        """Pictures → the first ``wanted`` tokens after the last norm, all by default."""
         x = self.embed(x)
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
+            # The others are of no use behind the last block.
+            arguments = (x, wanted if index == len(self.blocks) - 1 else None)
             if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, *arguments, use_reentrant=False)
             else:
-                x = block(x)
+                x = block(*arguments)
         return self.norm(x)  # type: ignore[no-any-return]
 
     def pool(self, tokens: Tensor) -> Tensor:
@@ -204,8 +220,13 @@ class VisionTransformer(nn.Module):
         return self.head(x)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures (B, C, height, width) → logits; see the class."""
-        return self.forward_head(self.forward_features(x))
+        """Pictures (B, C, height, width) → logits; see the class.
+
+        Where the head reads the class token alone, the last block and the last norm compute it
+        alone. ``forward_head(forward_features(x))`` computes all tokens, for the same logits.
+        """
+        wanted = self.config.num_prefix_tokens if self.config.pool == "token" else None
+        return self.forward_head(self._encoded(x, wanted))
 
 
 @torch.no_grad()

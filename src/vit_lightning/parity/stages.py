@@ -98,12 +98,15 @@ class ParityReport:
 
 
 def watched_stages(
-    model: nn.Module, modules: Mapping[str, nn.Module], head: nn.Module, pictures: Tensor
+    run: Callable[[Tensor], object],
+    modules: Mapping[str, nn.Module],
+    head: nn.Module,
+    pictures: Tensor,
 ) -> Stages:
     """Run a model and keep what some of its modules put out; the model is left as it was.
 
     Args:
-        model: in evaluation mode.
+        run: the model in evaluation mode, or what runs it.
         modules: name of a stage → the module whose output it is.
         head: its input is the stage ``pre_logits``, its output, unless it is an ``Identity``, the
             stage ``logits``.
@@ -126,7 +129,7 @@ def watched_stages(
         for name, module in modules.items():
             hooks.callback(module.register_forward_hook(keeping(name)).remove)
         hooks.callback(head.register_forward_hook(keep_head).remove)
-        model(pictures)
+        run(pictures)
     return {name: as_array(tensor) for name, tensor in seen.items()}
 
 

@@ -37,6 +37,7 @@ from vit_lightning.parity.stages import (
     ParityReport,
     Stage,
     Stages,
+    as_array,
     largest_difference,
     watched_stages,
 )
@@ -262,7 +263,14 @@ def _model_stages(model: VisionTransformer, pictures: Tensor) -> Stages:
     modules["embedding"] = model.dropout  # does nothing in evaluation, and stands nowhere else
     modules |= {f"blocks.{index}": block for index, block in enumerate(model.blocks)}
     modules["encoded"] = model.norm
-    return watched_stages(model, modules, model.head, pictures)
+
+    def run(pictures: Tensor) -> Tensor:
+        return model.forward_head(model.forward_features(pictures))
+
+    stages = watched_stages(run, modules, model.head, pictures)
+    with torch.inference_mode():  # without the tokens that the head does not read, as users run it
+        logits = as_array(model(pictures))
+    return {**stages, "logits": logits} if "logits" in stages else stages
 
 
 def _stage(name: str, allowed: float, delta: float, scale: float, rounding: float) -> Stage:
