@@ -9,7 +9,8 @@ import sys
 from functools import partial
 
 import torch
-from torchvision_views import declare_operators, usual_view, versions
+from torchvision_import import declare_operators
+from torchvision_views import usual_view, versions
 from turns import PREFETCHED, answer, seconds_of
 
 

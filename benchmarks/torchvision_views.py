@@ -4,33 +4,13 @@ Asked with paths of pictures, it answers with the seconds that their views took.
 torchvision is, and needs nothing else.
 """
 
-import importlib.util
 import time
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
+from torchvision_import import declare_operators
 from turns import answer
-
-
-def declare_operators() -> "object | None":
-    """Declare what torchvision's own library would, which beside a torch for the CPU stays shut.
-
-    Nothing that is measured here calls one of these operators.
-    """
-    found = importlib.util.find_spec("torchvision")
-    for folder in (found.submodule_search_locations or ()) if found else ():
-        for library in Path(folder).glob("_C.*"):
-            try:
-                torch.ops.load_library(library)
-            except OSError:
-                continue
-    missing = [name for name in ("nms", "qnms") if not hasattr(torch.ops.torchvision, name)]
-    declared = torch.library.Library("torchvision", "FRAGMENT")
-    for name in missing:
-        declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return declared
 
 
 def usual_view() -> Any:
