@@ -18,7 +18,7 @@ LAYERS = (
     {"files", "console", "cli_options", "memory", "overrides", "precision"},
     {"json_file", "download", "settings"},
     {"experiment", "legacy", "models"},
-    {"attention", "figures", "checkpoints", "data"},
+    {"attention", "figures", "checkpoints", "data", "limits"},
     {"evaluation", "training", "attention_view", "factory"},
     {"prediction", "info", "run_folder", "convert"},
     {"parity"},

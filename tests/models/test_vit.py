@@ -231,3 +231,14 @@ def test_activation_checkpointing_changes_memory_and_nothing_else(
     with torch.no_grad():
         model.eval()(images)
     assert len(calls) == config.depth, "nothing to recompute without a backward pass"
+
+
+@pytest.mark.parametrize("pool", ["token", "gap"])
+def test_exported_models_take_any_number_of_pictures(pool: Any) -> None:
+    model = VisionTransformer(SMALL.replace(pool=pool)).eval()
+    pictures = torch.rand(5, SMALL.in_channels, *SMALL.image_size)
+    exported = torch.export.export(
+        model, (pictures[:2],), dynamic_shapes=({0: torch.export.Dim("batch", max=64)},)
+    ).module()
+    for count in (1, 5):
+        assert torch.allclose(exported(pictures[:count]), model(pictures[:count]), atol=1e-6)

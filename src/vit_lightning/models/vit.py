@@ -39,7 +39,7 @@ class PatchEmbed(nn.Module):
         rows, columns = x.shape[2] // height, x.shape[3] // width
         x = x[:, :, : rows * height, : columns * width]
         patches = x.reshape(*x.shape[:2], rows, height, columns, width)
-        patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(len(x), rows * columns, -1)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(x.shape[0], rows * columns, -1)
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
@@ -185,7 +185,7 @@ class VisionTransformer(nn.Module):
             )
         tokens = self.patch_embed(x)
         if self.config.class_token:
-            tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], dim=1)
+            tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), tokens], dim=1)
         return self.dropout(tokens + self.pos_embed)  # type: ignore[no-any-return]
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -1,0 +1,30 @@
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tiny_models import TINY
+from vit_lightning.limits import matrix_rate, matrix_shapes, memory_bandwidth
+from vit_lightning.models.config import ViTConfig
+from vit_lightning.models.vit import VisionTransformer
+
+
+@pytest.mark.parametrize("config", [TINY, TINY.replace(patch_size=(4, 8), pool="gap")])
+def test_shapes_are_those_of_the_dense_layers(config: ViTConfig) -> None:
+    model = VisionTransformer(config).eval()
+    pictures = torch.rand(3, config.in_channels, *config.image_size)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model.forward_features(pictures)
+    counts = counter.get_flop_counts()["Global"]
+    dense = counts[torch.ops.aten.addmm]
+    shapes = matrix_shapes(config, 3)
+    assert sum(2 * rows * ins * outs * n for (rows, ins, outs), n in shapes.items()) == dense
+
+
+def test_every_rate_is_of_a_known_way() -> None:
+    shapes = [(7, 16, 32), (64, 8, 8)]
+    rates = matrix_rate(shapes, torch.float32, repeats=2)
+    assert list(rates) == shapes
+    for way, rate in rates.values():
+        assert way in {"linear", "addmm", "oneDNN, packed"}
+        assert 1e5 < rate < 1e16
+    assert 1e6 < memory_bandwidth(repeats=1) < 1e14
