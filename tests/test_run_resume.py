@@ -160,7 +160,7 @@ def test_ctrl_c_says_how_to_go_on(
     _kill_at(monkeypatch, step, KeyboardInterrupt())
     with pytest.raises(SystemExit) as stopped:
         main(["train", str(longer)])
-    assert stopped.value.code == 1
+    assert stopped.value.code == 130
     (folder,) = (tmp_path / "runs" / "tiny").iterdir()
     last_line = capsys.readouterr().out.splitlines()[-1]
     if step:

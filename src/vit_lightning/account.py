@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vit_lightning.assemble import Plan
 from vit_lightning.assess import Assessment
@@ -55,9 +56,50 @@ def say_plan(
         )
     if bundle.report is not None:
         say(str(bundle.report))
+    say(f"augmented  {_augmentation(experiment, preprocessing)}")
+    if unusual := _unusual(experiment):
+        say(f"           {unusual}")
     say(f"length     {plan}")
+    if plan.steps_per_epoch < 1:
+        say(
+            f"           a batch of {experiment.data.batch_size} pictures holds every training "
+            f"picture {1 / plan.steps_per_epoch:.1f} times (data.batch_size)"
+        )
     evaluation = experiment.trainer.eval_precision
     say(f"precision  {precision}; evaluation after the training in {evaluation}")
+
+
+def _augmentation(experiment: Experiment, preprocessing: Preprocessing) -> str:
+    """What happens to training pictures, in the words of the settings."""
+    settings = experiment.data.augmentation
+    crop = settings.crop or ("paper" if preprocessing.mode == "paper" else "modern")
+    values = settings.model_dump(exclude={"bundle", "crop", "flip"}, exclude_defaults=True)
+    return ", ".join([f"crop {crop}", *(["flip"] if settings.flip else []), *_in_words(values)])
+
+
+def _unusual(experiment: Experiment) -> str:
+    """What else a reader of the figures should know of how pictures and classes are treated."""
+    data = experiment.data.model_dump(
+        include={"decoding", "cache", "sampling", "on_bad_image"}, exclude_defaults=True
+    )
+    optim = experiment.optim.model_dump(
+        include={"loss", "focal_gamma", "class_weights", "label_smoothing"}, exclude_defaults=True
+    )
+    return ", ".join(_in_words(data | optim))
+
+
+def _in_words(values: Mapping[str, Any]) -> list[str]:
+    """Settings as ``name value``, those within others in brackets."""
+    words = []
+    for name, value in values.items():
+        if value is True:
+            words.append(name)
+        elif isinstance(value, Mapping):
+            inner = ", ".join(_in_words(value))
+            words.append(f"{name} ({inner})" if inner else name)
+        elif value is not None and value is not False:
+            words.append(f"{name} {value}")
+    return words
 
 
 def say_results(

@@ -70,7 +70,8 @@ from vit_lightning.training.trainer import (
 )
 
 _LOST_PROCESS = re.compile("closed by peer|Connection reset|remote worker|NCCL", re.IGNORECASE)
-_TERMINATED = 143  # the exit code of a process that SIGTERM has ended
+# Exit codes of a process that a signal has ended: Ctrl-C, SIGTERM.
+_INTERRUPTED, _TERMINATED = 130, 143
 
 
 @dataclass(frozen=True)
@@ -275,7 +276,7 @@ def _said_plainly(run: _Run, trainer: Trainer) -> Iterator[None]:
         yield
     except SystemExit as stop:  # Lightning's answer to Ctrl-C, and without a code to SIGTERM
         _say_how_to_go_on(run)
-        raise SystemExit(stop.code or _TERMINATED) from None
+        raise SystemExit(_INTERRUPTED if stop.code else _TERMINATED) from None
     except torch.OutOfMemoryError as error:
         most = run.experiment.trainer.micro_batch or run.experiment.data.batch_size
         raise InputError(

@@ -14,7 +14,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _DELIMITER_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons"}
 _REQUIRED = ("path", "label")
 _USED = (*_REQUIRED, "split")
-EXPECTED_COLUMNS = "expected the columns path and label, and optionally split"
+EXPECTED_COLUMNS = "the columns path and label, and optionally split"
 _EXAMPLES = 4  # shown of each kind of problem
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -169,7 +169,7 @@ def columns_of(path: Path, header: Sequence[str], delimiter: str = "") -> dict[s
     """
     names = [name.strip() for name in header]
     if not any(names):
-        raise InputError(f"{path} is empty; {EXPECTED_COLUMNS}")
+        raise InputError(f"{path} is empty; expected {EXPECTED_COLUMNS}")
     missing = [name for name in _REQUIRED if name not in names]
     if missing and delimiter:
         _refuse_other_delimiter(path, header, delimiter)
@@ -178,7 +178,9 @@ def columns_of(path: Path, header: Sequence[str], delimiter: str = "") -> dict[s
     problems += [f"there are {names.count(name)} columns {name!r}" for name in twice]
     if problems:
         found = ", ".join(quoted(name) for name in names[:10]) + ", …" * (len(names) > 10)
-        raise InputError(f"{path}: {'; '.join(problems)}; found {found}; {EXPECTED_COLUMNS}")
+        raise InputError(
+            f"{path}: {'; '.join(problems)}; found {found}; expected {EXPECTED_COLUMNS}"
+        )
     return {name: names.index(name) for name in _USED if name in names}
 
 
