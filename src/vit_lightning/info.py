@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from vit_lightning.checkpoints.weights import WeightsFile, open_weights
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.download import file_hash
 from vit_lightning.errors import InputError
 from vit_lightning.factory import skeleton
 from vit_lightning.models.config import Size, ViTConfig
+from vit_lightning.models.flops import count_flops
 from vit_lightning.models.presets import PRESETS, preset, preset_name
 
 _MOST_CLASSES = 12
@@ -19,18 +17,6 @@ _MOST_CLASSES = 12
 def count_parameters(config: ViTConfig) -> int:
     """Parameters of a model, which is not built for it."""
     return sum(parameter.numel() for parameter in skeleton(config).parameters())
-
-
-def count_flops(config: ViTConfig) -> int:
-    """Floating-point operations of the matrix products and convolutions for one picture.
-
-    A multiplication and the addition that follows are two.
-    """
-    model = skeleton(config).eval()
-    picture = torch.empty(1, config.in_channels, *config.image_size, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(picture)
-    return int(counter.get_total_flops())
 
 
 def preset_table() -> str:
