@@ -20,6 +20,7 @@ from vit_lightning.data.decoded import CachedPictures, KeptPicture, build, open_
 from vit_lightning.data.decoded_caches import list_caches, remove_cache
 from vit_lightning.data.decoded_store import RECORD_BYTES, Stamp
 from vit_lightning.data.folder import open_folder
+from vit_lightning.data.manifest import open_manifest
 from vit_lightning.data.pictures import ArrayPictures, PictureError, PictureFiles
 from vit_lightning.errors import InputError
 from vit_lightning.settings import CacheSettings
@@ -167,6 +168,26 @@ def test_splits_and_seeds_share_a_cache(
     assert (folder / "pixels").stat().st_size == sum(sizes)
 
 
+def test_the_splits_of_a_manifest_share_a_cache_of_its_name(
+    tmp_path: Path, files: PictureFiles, cache: Callable[..., CachedPictures]
+) -> None:
+    splits = ["train", "test", "val"]
+    rows = [f"set/{name},{i % 2},{splits[i // 2 % 3]}" for i, name in enumerate(files.names)]
+    table = tmp_path / "my birds.csv"
+    table.write_text("\n".join(["path,label,split", *rows]))
+    opened = open_manifest(table, val_fraction=None, seed=0)
+    folders = set()
+    for part in (opened.train, opened.val, opened.test):
+        assert isinstance(part, PictureFiles)
+        cached = cache(part)
+        assert same(cached, part)
+        folders.add(cached.folder)
+    (folder,) = folders
+    assert folder.name.startswith("my_birds.")
+    assert f"{COUNT} of {COUNT} are kept" in cached.note()
+    assert [entry.about["count"] for entry in list_caches(folder.parent)] == [COUNT]
+
+
 def test_a_picture_that_changed_is_decoded_again(
     files: PictureFiles, cache: Callable[..., CachedPictures]
 ) -> None:
@@ -305,9 +326,11 @@ def test_a_folder_that_cannot_be_made(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "file").touch()
-    cached = cache(folder=str(tmp_path / "file"))
-    assert same(cached, files)
-    assert "decoded pictures are not kept" in capfd.readouterr().err
+    for part in (files, files.subset(np.arange(3)), files.subset(np.arange(1))):
+        assert same(cache(part, folder=str(tmp_path / "file")), part)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("note: data.cache.folder: decoded pictures are not kept")
+    assert str(tmp_path / "file") in line
 
 
 def flip(path: Path, offset: int) -> None:
@@ -385,6 +408,69 @@ def test_a_file_cut_off_while_it_is_read_is_an_input_error(
         picture.part((0, 0, 4, 4), (4, 4))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
+def test_pixels_that_were_cut_off_are_decoded_again(
+    files: PictureFiles, cache: Callable[..., CachedPictures], share: float
+) -> None:
+    cached = cache()
+    everything(cached)
+    size = (cached.folder / "pixels").stat().st_size
+    os.truncate(cached.folder / "pixels", int(size * share))
+    # In another order, so that the first ones are written where others have been.
+    again = cache()
+    for i in reversed(range(COUNT)):
+        assert np.array_equal(again.load(i), files.load(i))
+    for opened in (cache(), again, cached):  # the last has them open since before
+        assert kept(opened) == list(range(COUNT))
+        assert same(opened, files)
+
+
+def test_pixels_of_another_process_that_were_cut_off_are_noticed(
+    files: PictureFiles, cache: Callable[..., CachedPictures]
+) -> None:
+    first, second = cache(), cache()
+    for i in range(4):
+        first.load(i)
+    size = (first.folder / "pixels").stat().st_size
+    for i in range(4, COUNT):
+        second.load(i)
+    # No shorter than the first has ever seen it.
+    os.truncate(first.folder / "pixels", size + 10)
+    for i in reversed(range(COUNT)):
+        first.keep(i)
+    assert kept(first) == list(range(COUNT))
+    assert same(first, files)
+    assert same(cache(), files)
+
+
+def test_pixels_replaced_while_they_are_read_are_an_input_error(
+    files: PictureFiles, cache: Callable[..., CachedPictures]
+) -> None:
+    cached = cache()
+    everything(cached)
+    pictures = [cached.open(i) for i in (0, COUNT - 1)]
+    os.truncate(cached.folder / "pixels", 0)
+    build(cache(), 0, lambda _: None)
+    for picture in pictures:
+        with pytest.raises(InputError, match=r"cut off.*vit data remove"):
+            picture.part((0, 0, 4, 4), (4, 4))
+    assert same(cached, files)
+
+
+def test_a_lost_length_does_not_hide_what_was_cut_off(
+    files: PictureFiles, cache: Callable[..., CachedPictures]
+) -> None:
+    cached = cache()
+    everything(cached)
+    os.truncate(cached.folder / "pixels", 5_000)
+    with (cached.folder / "records").open("r+b") as records:  # as a crash of the machine may do
+        records.seek(COUNT * RECORD_BYTES)
+        records.write(bytes(16))
+    build(cache(), 0, lambda _: None)
+    assert same(cache(), files)
+    assert kept(cache()) == list(range(COUNT))
+
+
 @pytest.mark.parametrize("name", ["records", "pixels", "about.json"])
 def test_a_folder_that_is_not_whole_is_made_anew(
     files: PictureFiles, cache: Callable[..., CachedPictures], name: str
@@ -447,7 +533,7 @@ for i in range(100_000):
 
 def test_a_process_killed_at_any_instant_leaves_a_cache_that_is_right(tmp_path: Path) -> None:
     folder = tmp_path / "x.000000000000.decoded"
-    decoded_caches.prepare(folder, {"count": 100_000}, RECORD_BYTES)
+    decoded_caches.prepare(folder, {"count": 100_000}, decoded_store.records_bytes(100_000))
     chance = random.Random(0)
     for _ in range(4):
         command = [sys.executable, "-c", _FILL, str(folder)]

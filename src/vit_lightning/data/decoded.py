@@ -1,10 +1,12 @@
 """Pictures that are decoded once and kept on disk: later epochs read their pixels."""
 
+import functools
 import hashlib
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 
 from vit_lightning.console import is_main_process, say_notes
 from vit_lightning.data.decoded_caches import cache_name, caches_folder, claim_note, prepare
-from vit_lightning.data.decoded_store import RECORD_BYTES, KeptPixels, Stamp, Store
+from vit_lightning.data.decoded_store import KeptPixels, Stamp, Store, records_bytes
 from vit_lightning.data.names import PackedNames
 from vit_lightning.data.pictures import (
     Interpolation,
@@ -115,7 +117,7 @@ class CachedPictures:
             "shorter_side": settings.shorter_side,
             "names": _digest(pictures.packed.whole),
         }
-        self.folder = caches_folder(settings.folder) / cache_name(self._about)
+        self.folder = caches_folder(settings.folder) / cache_name(self._about, pictures.title)
         self._store: Store | None = None
         self._process = 0
         self._said = False
@@ -165,10 +167,10 @@ class CachedPictures:
     def prepare(self) -> None:
         """Make the cache if there is none; where that is not possible, say so and do without."""
         try:
-            prepare(self.folder, self._about, RECORD_BYTES)
+            prepare(self.folder, self._about, records_bytes(self._count))
         except (OSError, NotImplementedError) as error:
-            if is_main_process():
-                say_notes([f"decoded pictures are not kept: {error}"])
+            reason = getattr(error, "strerror", None) or str(error)
+            _say_not_kept(self.folder.parent, reason)
             self._said = True
 
     def note(self) -> str:
@@ -230,6 +232,17 @@ class CachedPictures:
                 ]
             )
         self._said = True
+
+
+@functools.cache
+def _say_not_kept(folder: Path, reason: str) -> None:
+    """Once for all splits: that no pictures are kept."""
+    say_notes(
+        [
+            f"data.cache.folder: decoded pictures are not kept, as nothing can be written to "
+            f"{folder} ({reason})"
+        ]
+    )
 
 
 class _Kept:

@@ -54,9 +54,10 @@ def caches_folder(folder: str | None) -> Path:
         raise InputError(f"data.cache.folder: {folder!r} cannot be a folder: {error}") from None
 
 
-def cache_name(about: Mapping[str, Any]) -> str:
-    """The name of a cache: its data set's folder, and a digest of all that it depends on."""
-    name = re.sub(r"[^-\w]", "_", Path(about["root"]).name, flags=re.ASCII)[:40] or "pictures"
+def cache_name(about: Mapping[str, Any], title: str = "") -> str:
+    """The name of a cache: its data set's title or folder, and a digest of what it depends on."""
+    title = title or Path(about["root"]).name
+    name = re.sub(r"[^-\w]", "_", title, flags=re.ASCII)[:40] or "pictures"
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     return f"{name}.{digest}.decoded"
 
@@ -84,42 +85,42 @@ def remove_cache(root: Path, name: str) -> int:
     return caches[name].size
 
 
-def prepare(folder: Path, about: Mapping[str, Any], record_bytes: int) -> None:
+def prepare(folder: Path, about: Mapping[str, Any], records_bytes: int) -> None:
     """Make the folder of a cache, unless it is there and whole.
 
     Args:
         folder: of the cache.
-        about: what it is made with; with ``count``, the pictures of the data set.
-        record_bytes: the place in ``records`` for each of them.
+        about: what it is made with.
+        records_bytes: the size of ``records``.
 
     Raises:
         OSError: it cannot be made.
     """
-    if _is_whole(folder, about, record_bytes):
+    if _is_whole(folder, about, records_bytes):
         mark_used(folder)
         with contextlib.suppress(OSError):
             (folder / STOPPED).unlink(missing_ok=True)
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with lock_of(folder):
-        if _is_whole(folder, about, record_bytes):  # another process was quicker
+        if _is_whole(folder, about, records_bytes):  # another process was quicker
             return
         _remove(folder)
         folder.mkdir()
         with (folder / RECORDS).open("wb") as records:
-            records.truncate(record_bytes * about["count"])
+            records.truncate(records_bytes)
         (folder / PIXELS).touch()
         mark_used(folder)
         write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
 
 
-def _is_whole(folder: Path, about: Mapping[str, Any], record_bytes: int) -> bool:
+def _is_whole(folder: Path, about: Mapping[str, Any], records_bytes: int) -> bool:
     try:
         size = (folder / RECORDS).stat().st_size
         known = json.loads((folder / ABOUT).read_text("utf-8"))
     except (OSError, ValueError):
         return False
-    whole: bool = known == dict(about) and size == record_bytes * about["count"]
+    whole: bool = known == dict(about) and size == records_bytes
     return whole and (folder / PIXELS).is_file()
 
 

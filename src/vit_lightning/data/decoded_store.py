@@ -6,6 +6,10 @@ all processes, so that what one has decoded is there for the others at once. Pix
 before their record, both under a lock, and a record carries check sums of itself and of its
 pixels: whatever instant a process or the machine stops at, what is left is either whole or not
 taken for a picture.
+
+Should ``pixels`` be cut off nonetheless, the records of what is gone are cleared before anything
+is written where it was. For that, two numbers stand behind the records: how long ``pixels`` is,
+and a count that changes when records are cleared, so that who is reading meanwhile learns of it.
 """
 
 import contextlib
@@ -30,6 +34,8 @@ from vit_lightning.models.config import Size
 
 _RECORD = struct.Struct("<qqqIIIII")
 RECORD_BYTES = _RECORD.size
+_PLACES = np.dtype("<i8, <i8, <i8, <u4, <u4, <u4, <u4, <u4")  # records, for all at once
+_TAIL = struct.Struct("<qq")  # behind them: the length of the pixels, how often some were cut off
 _PATIENCE = 10.0  # seconds for the lock: a picture can also go without being kept
 _AGAIN = 60.0  # seconds after which a full cache looks for room again
 _USED = 60.0  # seconds between two marks of being used
@@ -68,9 +74,10 @@ class KeptPixels:
         size: (height, width).
     """
 
-    def __init__(self, store: "Store", offset: int, size: Size) -> None:
+    def __init__(self, store: "Store", offset: int, size: Size, cuts: int) -> None:
         self._store = store
         self._offset = offset
+        self._cuts = cuts
         self.size = size
 
     def rows(self, first: int, last: int) -> NDArray[np.uint8]:
@@ -91,6 +98,8 @@ class KeptPixels:
                 if not count:
                     raise OSError("it was cut off")
                 wanted, offset = wanted[count:], offset + count
+            if self._store.cuts != self._cuts:  # others may have written here since
+                raise OSError("it was cut off")
         except OSError as error:
             folder = self._store.folder
             raise InputError(
@@ -126,6 +135,8 @@ class Store:
         self.stopped = ""
         self._may_go_on = False
         self._next_try = self._next_mark = 0.0
+        self._count = count
+        self._is_checked = False
         self._boot = _boot()
         self._seen = bytearray(count)  # the pictures whose file is known to be as it was
         try:
@@ -135,7 +146,7 @@ class Store:
                 raise
             self.pixels_file, self._records = self._opened(os.O_RDONLY)
             self.stopped = f"{folder} cannot be written to"
-        self._table = mmap.mmap(self._records, count * RECORD_BYTES, access=mmap.ACCESS_READ)
+        self._table = mmap.mmap(self._records, records_bytes(count), access=mmap.ACCESS_READ)
         self._size = os.fstat(self.pixels_file).st_size
 
     def _opened(self, flags: int) -> tuple[int, int]:
@@ -144,6 +155,11 @@ class Store:
             files.append(os.open(self.folder / name, flags))
             weakref.finalize(self, os.close, files[-1])
         return files[0], files[1]
+
+    @property
+    def cuts(self) -> int:
+        """Changes whenever pixels turn out to have been cut off."""
+        return self._tail()[1]
 
     def is_known(self, position: int) -> bool:
         """Whether a picture's file need not be looked at, as it was when it was kept."""
@@ -159,16 +175,20 @@ class Store:
         Returns:
             None if it is not kept, or was made of another file.
         """
+        cuts = self.cuts  # before the record is read
         record = self._record(position)
         if record is None or (stamp and stamp != (record.source_size, record.source_changed)):
             return None
-        kept = KeptPixels(self, record.offset, (record.height, record.width))
+        kept = KeptPixels(self, record.offset, (record.height, record.width), cuts)
         if record.boot != self._boot:
             # The machine may have stopped before the pixels were on the disk.
             if zlib.crc32(kept.whole().data) != record.pixels_sum:
                 return None
             with contextlib.suppress(OSError):  # in a folder that can only be read: check each time
                 self._write(position, record._replace(boot=self._boot))
+                if self.cuts != cuts:  # it may have been cleared just before
+                    self._clear(position)
+                    return None
         self._seen[position] = 1
         self._mark_used()
         return kept
@@ -186,6 +206,7 @@ class Store:
         checked = zlib.crc32(pixels.data)
         try:
             with lock_of(self.folder, _PATIENCE):
+                self._forget_what_was_cut_off()
                 record = self._record(position)
                 # Another process may have been quicker.
                 if record is None or stamp != (record.source_size, record.source_changed):
@@ -224,6 +245,37 @@ class Store:
         content = content[:-4] + _own_sum(position, content).to_bytes(4, "little")
         os.pwrite(self._records, content, position * RECORD_BYTES)
 
+    def _clear(self, position: int) -> None:
+        os.pwrite(self._records, bytes(RECORD_BYTES), position * RECORD_BYTES)
+
+    def _tail(self) -> tuple[int, int]:
+        length, cuts = _TAIL.unpack_from(self._table, self._count * RECORD_BYTES)
+        return length, cuts
+
+    def _write_tail(self, length: int, cuts: int) -> None:
+        os.pwrite(self._records, _TAIL.pack(length, cuts), self._count * RECORD_BYTES)
+
+    def _forget_what_was_cut_off(self) -> None:
+        """Clear the records of pixels beyond the end of the file; under the lock.
+
+        All records are looked at once in each process, as a crash of the machine may have lost
+        the length that they tell; after that, only when the file is shorter than that length.
+        """
+        self._size = os.fstat(self.pixels_file).st_size
+        length, cuts = self._tail()
+        if self._is_checked and self._size >= length:
+            return
+        records = np.frombuffer(self._table, _PLACES, self._count)
+        sides = records["f3"].astype(np.int64) * records["f4"]
+        lost = np.flatnonzero(records["f0"] + 3 * sides > self._size).tolist()
+        if lost:
+            # Changed before, for who writes a record meanwhile, and after, for who reads one.
+            self._write_tail(length, cuts + 1)
+            for position in lost:
+                self._clear(position)
+        self._write_tail(self._size, cuts + 2 * bool(lost))
+        self._is_checked = True
+
     def _append(self, pixels: NDArray[np.uint8]) -> int:
         """Write pixels at the end of the file; returns where they begin."""
         end = os.fstat(self.pixels_file).st_size
@@ -236,6 +288,7 @@ class Store:
             with contextlib.suppress(OSError):
                 os.ftruncate(self.pixels_file, end)
             raise
+        self._write_tail(end + written, self.cuts)
         return end
 
     def _has_room(self, nbytes: int) -> bool:
@@ -259,6 +312,11 @@ class Store:
             mark_used(self.folder)
 
 
+def records_bytes(count: int) -> int:
+    """The size of ``records`` for a data set of ``count`` pictures."""
+    return count * RECORD_BYTES + _TAIL.size
+
+
 def count_kept(folder: Path) -> int:
     """How many pictures a cache keeps; 0 if it cannot be read."""
     try:
@@ -268,7 +326,8 @@ def count_kept(folder: Path) -> int:
 
 
 def _count(table: bytes | mmap.mmap) -> int:
-    rows = np.frombuffer(table, np.uint8).reshape(-1, RECORD_BYTES)
+    count = len(table) // RECORD_BYTES  # what is behind them is shorter than one
+    rows = np.frombuffer(table, np.uint8, count * RECORD_BYTES).reshape(-1, RECORD_BYTES)
     return int(rows[:, -4:].any(axis=1).sum())
 
 

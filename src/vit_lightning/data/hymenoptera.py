@@ -33,7 +33,9 @@ def open_hymenoptera(root: Path) -> Splits:
         verify(root, manifest)
     else:
         fetch(root, manifest)
-    train, val = (_split(root, manifest, name) for name in ("train", "val"))
+    labels = [CLASSES.index(path.split("/")[1]) for path in manifest]
+    everything = PictureFiles(root, list(manifest), np.array(labels, dtype=np.int64))
+    train, val = (_split(everything, name) for name in ("train", "val"))
     notes = count_notes(CLASSES, train=train, val=val) + _unused_notes(root, manifest)
     return Splits(CLASSES, train, val, None, tuple(notes))
 
@@ -121,10 +123,9 @@ def unpack(archive: Path, folder: Path, manifest: Mapping[str, str]) -> None:
                 shutil.copyfileobj(source, copy)
 
 
-def _split(root: Path, manifest: Mapping[str, str], name: str) -> PictureFiles:
-    paths = [path for path in manifest if path.startswith(f"{name}/")]
-    labels = [CLASSES.index(path.split("/")[1]) for path in paths]
-    return PictureFiles(root, paths, np.array(labels, dtype=np.int64))
+def _split(everything: PictureFiles, name: str) -> PictureFiles:
+    belongs = [path.startswith(f"{name}/") for path in everything.names]
+    return everything.subset(np.flatnonzero(belongs))
 
 
 def _unused_notes(root: Path, manifest: Mapping[str, str]) -> list[str]:

@@ -5,6 +5,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from vit_lightning.data.names import PackedNames
 from vit_lightning.data.parquet import read_parquet
 from vit_lightning.data.partition import (
     SPLIT_NAMES,
@@ -72,11 +75,13 @@ def open_manifest(
     if problems:
         raise InputError("\n  ".join([f"{path} cannot be used as a data set:", *problems]))
     found: dict[str, Divisible] = {}
+    names = PackedNames.pack(table.paths)  # one list for all splits, which thus share a cache
     for name in filter(splits.__contains__, ("train", "val", "test")):
-        names = [own for own, split in zip(table.paths, splits, strict=True) if split == name]
-        labels = [own for own, split in zip(table.labels, splits, strict=True) if split == name]
+        rows = [row for row, split in enumerate(splits) if split == name]
+        labels = [table.labels[row] for row in rows]
         coded = code_labels(str(path), labels, classes, several=table.several)
-        found[name] = PictureFiles(path.parent, names, coded)
+        own = names.subset(np.array(rows, np.int64))
+        found[name] = PictureFiles(path.parent, own, coded, path.stem)
     notes = [f"columns not used: {', '.join(table.unused)}"] if table.unused else []
     return divide(
         str(path), tuple(classes), found, val_fraction=val_fraction, seed=seed, notes=notes

@@ -157,11 +157,13 @@ class PictureFiles:
         root: the folder.
         names: paths relative to ``root``, with forward slashes; kept packed.
         labels: as of ``Pictures``.
+        title: what to call them in front of people, if it is not the folder's name.
     """
 
     root: Path
     names: Sequence[str]
     labels: Labels
+    title: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.names, PackedNames):
@@ -190,7 +192,8 @@ class PictureFiles:
 
     def subset(self, indices: NDArray[np.int64]) -> "PictureFiles":
         """The pictures at ``indices``, in that order."""
-        return PictureFiles(self.root, self.packed.subset(indices), self.labels[indices])
+        names = self.packed.subset(indices)
+        return PictureFiles(self.root, names, self.labels[indices], self.title)
 
 
 @dataclass(frozen=True, eq=False)
