@@ -1,7 +1,7 @@
 """From an experiment to its parts: lengths, model, pictures, loaders."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from vit_lightning.data.datamodule import EvalData, TrainData
 from vit_lightning.data.decoded import open_cache
 from vit_lightning.data.decoding import FastPictures
 from vit_lightning.data.pictures import PictureFiles
-from vit_lightning.data.sources import open_dataset
-from vit_lightning.data.splits import Splits
+from vit_lightning.data.sources import open_dataset, open_labelled
+from vit_lightning.data.splits import Labelled, Splits
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import Experiment
@@ -135,6 +135,15 @@ def open_splits(experiment: Experiment) -> Splits:
     return splits.each(FastPictures) if data.decoding == "fast" else splits
 
 
+def open_given(experiment: Experiment, path: Path) -> Labelled:
+    """The pictures of a folder or a table, decoded as an experiment says; they are kept nowhere."""
+    data = experiment.data
+    found = open_labelled(path, label_separator=data.label_separator)
+    if data.decoding == "fast":
+        return replace(found, pictures=FastPictures(found.pictures))
+    return found
+
+
 def train_data(
     experiment: Experiment, splits: Splits, preprocessing: Preprocessing, num_steps: int
 ) -> TrainData:
@@ -161,12 +170,7 @@ def eval_data(
     Raises:
         InputError: the data set has no such split.
     """
-    found = {"train": splits.train, "val": splits.val, "test": splits.test}
-    pictures = found.get(split)
-    if pictures is None:
-        known = ", ".join(name for name, value in found.items() if value is not None)
-        raise InputError(f"there is no split {split!r}: this data set has {known}")
-    return EvalData(pictures, preprocessing, experiment.data)
+    return EvalData(splits.part(split).pictures, preprocessing, experiment.data)
 
 
 def preprocessing_for(experiment: Experiment, bundle: ModelBundle) -> Preprocessing:

@@ -9,13 +9,13 @@ import numpy as np
 from lightning.pytorch.loggers import Logger
 from numpy.typing import NDArray
 
-from vit_lightning.assemble import check_decoding, eval_data, open_splits
+from vit_lightning.assemble import check_decoding, open_given, open_splits
 from vit_lightning.checkpoints.locate import locate_weights
 from vit_lightning.checkpoints.weights import describes_itself
 from vit_lightning.console import is_main_process, say, say_notes
 from vit_lightning.data.datamodule import EvalData
 from vit_lightning.data.pictures import Labels
-from vit_lightning.data.splits import Splits
+from vit_lightning.data.splits import Labelled, Splits
 from vit_lightning.errors import InputError
 from vit_lightning.evaluation.class_map import class_map, class_map_note, mapped_labels, some
 from vit_lightning.evaluation.metrics import Metrics
@@ -38,7 +38,7 @@ class EvaluateResult:
 
     Args:
         metrics: of the split.
-        split: which: "train", "val" or "test".
+        split: which: "train", "val" or "test"; "data" for pictures that were given by their path.
         folder: with the report's files.
     """
 
@@ -52,7 +52,7 @@ class Assessment:
     """A model's outputs on one split, and what they amount to.
 
     Args:
-        split: "train", "val" or "test".
+        split: "train", "val", "test" or "data".
         metrics: of all its pictures.
         logits: (N, classes).
         labels: (N,), or where a picture has any number of classes (N, classes) of 0 and 1.
@@ -131,8 +131,10 @@ def evaluate(
     checkpoint: str | Path,
     split: str | None = None,
     overrides: Sequence[str] = (),
+    *,
+    data: str | Path | None = None,
 ) -> EvaluateResult:
-    """Evaluate a model file on a split of an experiment's pictures, and report.
+    """Evaluate a model file on a split of an experiment's pictures, or on others, and report.
 
     Args:
         experiment: settings, or the path of an experiment file: the pictures and the devices.
@@ -140,14 +142,69 @@ def evaluate(
             ``.ckpt``, or a name. What they say of their preprocessing goes before the experiment's.
         split: "train", "val" or "test"; by default test where there is one, else val.
         overrides: such as ``data.root=elsewhere``, for a file.
+        data: pictures to evaluate on instead of the experiment's, all of them: a folder with a
+            folder for each class, or a manifest, whatever split its rows are of. They may be of
+            some of the model's classes only, in any order.
 
     Returns:
-        The metrics, and the folder of the report: ``<runs_dir>/<name>/<timestamp>-eval-<split>``.
+        The metrics, and the folder of the report: ``<runs_dir>/<name>/<timestamp>-eval-<split>``,
+        or ``…-eval-data``.
 
     Raises:
         InputError: model and pictures do not go together, or either cannot be used.
     """
     experiment = resolve_experiment(experiment, overrides)
+    if data is not None and split is not None:
+        raise InputError(f"{data} is evaluated as a whole: name no split, got {split!r}")
+    bundle = _load(experiment, checkpoint)
+    if data is not None:
+        experiment = _without_cache(experiment)
+    subject = _open(experiment, bundle, split) if data is None else _open_given(experiment, data)
+    split = subject.split
+    classes, places = _match_classes(bundle, subject.found, checkpoint)
+    preprocessing = preprocessing_of(bundle, experiment.data.preprocessing)
+    check_decoding(experiment, preprocessing)
+    pictures = EvalData(subject.found.pictures, preprocessing, experiment.data)
+    precision = experiment.trainer.eval_precision
+    where = f"{subject.path or split}: {len(pictures.pictures)} pictures"
+    say(f"evaluating {checkpoint} on {where}, precision {precision}")
+    if subject.caution is not None:
+        say(subject.caution)
+    task = VisionTask(bundle.model, total_steps=1)
+    with quiet_lightning():
+        assessment = assess(experiment.trainer, task, pictures, split, classes, places)
+    header = {
+        "checkpoint": str(checkpoint),
+        "split": split,
+        **({} if subject.path is None else {"data": subject.path}),
+        "precision": precision,
+        "caution": subject.caution,
+        "preprocessing": preprocessing.to_dict(),
+    }
+    folder = _report(experiment, assessment, header)
+    of = "" if subject.path is None else f" of {subject.path}"
+    say(f"\n{summary_text(assessment.metrics, classes)}\n\nreport{of}: {folder}")
+    return EvaluateResult(assessment.metrics, split, folder)
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """What is evaluated on.
+
+    Args:
+        split: as of ``EvaluateResult``.
+        found: the pictures.
+        path: where they were said to be, if not by the experiment.
+        caution: a word where they may be what the model was trained on.
+    """
+
+    split: str
+    found: Labelled
+    path: str | None = None
+    caution: str | None = None
+
+
+def _load(experiment: Experiment, checkpoint: str | Path) -> ModelBundle:
     model = experiment.model
     located = locate_weights(checkpoint)
     # Our own files say what they take; arrays alone may need to be told.
@@ -155,40 +212,43 @@ def evaluate(
     bundle = load_bundle(located, *told)
     say_notes(bundle.notes)
     refuse_zero_head(bundle.model)
+    return bundle
+
+
+def _open(experiment: Experiment, bundle: ModelBundle, split: str | None) -> _Subject:
     splits = open_splits(experiment)
-    classes, places = _match_classes(bundle, splits, checkpoint)
     split = split or ("test" if splits.test is not None else "val")
-    preprocessing = preprocessing_of(bundle, experiment.data.preprocessing)
-    check_decoding(experiment, preprocessing)
-    data = eval_data(experiment, splits, preprocessing, split)
-    precision = experiment.trainer.eval_precision
-    say(f"evaluating {checkpoint} on {split}: {len(data.pictures)} pictures, precision {precision}")
-    caution = _caution(bundle, splits, split)
-    if caution is not None:
-        say(caution)
-    task = VisionTask(bundle.model, total_steps=1)
-    with quiet_lightning():
-        assessment = assess(experiment.trainer, task, data, split, classes, places)
+    return _Subject(split, splits.part(split), caution=_caution(bundle, splits, split))
+
+
+def _open_given(experiment: Experiment, data: str | Path) -> _Subject:
+    found = open_given(experiment, Path(data).expanduser())
+    say_notes(found.notes)
+    return _Subject("data", found, str(data))
+
+
+def _without_cache(experiment: Experiment) -> Experiment:
+    """The same with pictures taken from their files: those of one evaluation are read once."""
+    settings = experiment.data.model_copy(update={"cache": None})
+    return experiment.model_copy(update={"data": settings})
+
+
+def _report(experiment: Experiment, assessment: Assessment, header: dict[str, Any]) -> Path:
+    """Write an evaluation's report, on the first of several processes; returns its folder."""
     parent = Path(experiment.runs_dir).expanduser() / experiment.name
-    folder = parent
-    if is_main_process():
-        folder = new_run_folder(parent, f"-eval-{split}")
-        header = {
-            "checkpoint": str(checkpoint),
-            "split": split,
-            "precision": precision,
-            "caution": caution,
-            "preprocessing": preprocessing.to_dict(),
-            "experiment": experiment.model_dump(mode="json", by_alias=True),
-            "environment": describe_environment(),
-        }
-        boards = [name for name in experiment.loggers if name == "tensorboard"]
-        loggers = build_loggers(boards, folder, run_name=folder.name, step=0)
-        assessment.write(folder, header, loggers, step=0)
-        for logger in loggers:
-            logger.finalize("success")
-    say(f"\n{summary_text(assessment.metrics, classes)}\n\nreport: {folder}")
-    return EvaluateResult(assessment.metrics, split, folder)
+    if not is_main_process():
+        return parent
+    folder = new_run_folder(parent, f"-eval-{assessment.split}")
+    header = header | {
+        "experiment": experiment.model_dump(mode="json", by_alias=True),
+        "environment": describe_environment(),
+    }
+    boards = [name for name in experiment.loggers if name == "tensorboard"]
+    loggers = build_loggers(boards, folder, run_name=folder.name, step=0)
+    assessment.write(folder, header, loggers, step=0)
+    for logger in loggers:
+        logger.finalize("success")
+    return folder
 
 
 def _caution(bundle: ModelBundle, splits: Splits, split: str) -> str | None:
@@ -204,7 +264,7 @@ def _caution(bundle: ModelBundle, splits: Splits, split: str) -> str | None:
 
 
 def _match_classes(
-    bundle: ModelBundle, splits: Splits, checkpoint: str | Path
+    bundle: ModelBundle, found: Labelled, checkpoint: str | Path
 ) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
     """The names of the model's outputs, and where among them the pictures' classes are.
 
@@ -213,13 +273,13 @@ def _match_classes(
     """
     count = bundle.model.config.num_classes
     if bundle.classes is None:
-        if count != len(splits.classes):
+        if count != len(found.classes):
             raise InputError(
                 f"{checkpoint}: the model's head has {count} classes, the pictures have "
-                f"{len(splits.classes)} ({some(splits.classes)}); train it on these pictures first"
+                f"{len(found.classes)} ({some(found.classes)}); train it on these pictures first"
             )
-        return splits.classes, None
-    if bundle.multi_label != splits.multi_label:
+        return found.classes, None
+    if bundle.multi_label != found.multi_label:
         kinds = ("any number of classes", "one class")
         told, shown = kinds if bundle.multi_label else kinds[::-1]
         raise InputError(
@@ -227,10 +287,10 @@ def _match_classes(
             f"labels of {shown} each; data.label_separator decides how a table is read"
         )
     try:
-        places = class_map(bundle.classes, splits.classes)
+        places = class_map(bundle.classes, found.classes)
     except InputError as error:
         raise InputError(f"{checkpoint}: {error}") from None
-    note = class_map_note(bundle.classes, splits.classes)
+    note = class_map_note(bundle.classes, found.classes)
     if note is None:
         return bundle.classes, None
     say(f"note: {note}")

@@ -60,16 +60,16 @@ def main_by_mode(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mode", choices=["train", "eval"], required=True)
     parser.add_argument("--expt", type=Path, required=True, help="experiment file", metavar="FILE")
     parser.add_argument("--ckpt_path", help="model to evaluate", metavar="FILE")
-    _add_split(parser)
+    _add_subject(parser)
     _add_resume(parser)
     parser.add_argument("overrides", nargs="*", help=_OVERRIDES, metavar="part.name=value")
     options = parser.parse_intermixed_args(arguments)
     options.experiment = options.expt
     if options.mode == "train":
-        if options.ckpt_path is not None or options.split is not None:
+        if (options.ckpt_path, options.split, options.data) != (None, None, None):
             parser.error(
-                "--ckpt_path and --split are for --mode eval; training goes on with --resume, and "
-                "starts from the weights that model.weights names"
+                "--ckpt_path, --split and --data are for --mode eval; training goes on with "
+                "--resume, and starts from the weights that model.weights names"
             )
         return _guarded(_train, options)
     if options.ckpt_path is None:
@@ -91,13 +91,15 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("experiment", type=Path, help="experiment file (JSON)")
     _add_resume(train)
 
-    evaluate = commands.add_parser("eval", help="evaluate a model on an experiment's pictures")
+    evaluate = commands.add_parser(
+        "eval", help="evaluate a model on an experiment's pictures or others"
+    )
     evaluate.set_defaults(command=_evaluate)
     evaluate.add_argument("experiment", type=Path, help="experiment file (JSON)")
     evaluate.add_argument(
         "--ckpt-path", "--weights", required=True, help=WEIGHTS, metavar="WEIGHTS"
     )
-    _add_split(evaluate)
+    _add_subject(evaluate)
     for command in (train, evaluate):
         command.add_argument("overrides", nargs="*", help=_OVERRIDES, metavar="part.name=value")
 
@@ -136,11 +138,20 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_split(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def _add_subject(parser: argparse.ArgumentParser) -> None:
+    subject = parser.add_mutually_exclusive_group()
+    subject.add_argument(
         "--split",
         choices=["train", "val", "test"],
         help="pictures to evaluate on (default: test where there is one, else val)",
+    )
+
+    subject.add_argument(
+        "--data",
+        type=Path,
+        help="pictures to evaluate on instead of the experiment's, all of them: a folder with a "
+        "folder for each class, or a manifest (.csv, .tsv, .parquet)",
+        metavar="PATH",
     )
 
 
@@ -189,7 +200,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     load_experiment(options.experiment, options.overrides)
     from vit_lightning.assess import evaluate
 
-    evaluate(options.experiment, options.ckpt_path, options.split, options.overrides)
+    evaluate(
+        options.experiment, options.ckpt_path, options.split, options.overrides, data=options.data
+    )
 
 
 def _answer_legacy(path: Path) -> None:

@@ -5,15 +5,17 @@ from pathlib import Path
 import numpy as np
 
 from vit_lightning.data.draws import hold_out
-from vit_lightning.data.listing import SplitListing, list_pictures
+from vit_lightning.data.listing import SplitListing, list_pictures, list_split
 from vit_lightning.data.pictures import EXTENSIONS, PictureFiles
-from vit_lightning.data.splits import Splits, count_notes
+from vit_lightning.data.splits import Labelled, Splits, count_notes
 from vit_lightning.errors import InputError
 
 _LAYOUT = (
     "expected ROOT/train/CLASS/pictures and ROOT/val/CLASS/pictures (ROOT/test is optional), "
     "or ROOT/CLASS/pictures and data.val_fraction"
 )
+_FLAT_LAYOUT = "expected a folder of pictures for each class: FOLDER/CLASS/pictures"
+_SPLIT_FOLDERS = ("train", "val", "test")
 
 
 def open_folder(root: Path, *, val_fraction: float | None, seed: int) -> Splits:
@@ -48,6 +50,37 @@ def open_folder(root: Path, *, val_fraction: float | None, seed: int) -> Splits:
     return Splits(classes, files["train"], files["val"], files.get("test"), (*counts, *notes))
 
 
+def open_class_folders(root: Path) -> Labelled:
+    """Open a folder that holds a folder for each class, and is not divided into splits.
+
+    Classes are those that have pictures, be it one; else as :func:`open_folder`.
+
+    Raises:
+        InputError: there are no pictures, or splits instead of classes.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; {_FLAT_LAYOUT}")
+    found = list_split(root, root)
+    split = next((name for name in found.classes if _holds_classes(root, name)), None)
+    if split is not None and not set(found.classes).difference(_SPLIT_FOLDERS):
+        raise InputError(
+            f"{root} holds splits ({', '.join(found.classes)}), not classes: name one of them, "
+            f"such as {root / split}"
+        )
+    classes = tuple(name for name, count in found.classes.items() if count)
+    if not classes:
+        extensions = " ".join(sorted(EXTENSIONS))
+        raise InputError(f"{root}: no pictures ({extensions}) of any class; {_FLAT_LAYOUT}")
+    empty = [name for name, count in found.classes.items() if not count]
+    notes = [f"without pictures: {root / name}" for name in empty] + _notes({"": found})
+    return Labelled(classes, _as_files(root, classes, found), tuple(notes))
+
+
+def _holds_classes(root: Path, name: str) -> bool:
+    """Whether a folder is rather a split than a class: there are folders in it."""
+    return name in _SPLIT_FOLDERS and any(entry.is_dir() for entry in (root / name).iterdir())
+
+
 def all_pictures(root: Path) -> PictureFiles:
     """The pictures of all splits of a folder, without their classes: every label is 0.
 
@@ -66,7 +99,7 @@ def all_pictures(root: Path) -> PictureFiles:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    present = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
+    present = {name: root / name for name in _SPLIT_FOLDERS if (root / name).is_dir()}
     if present and "train" not in present:
         raise InputError(f"{root}: there is {', '.join(present)} but no train; {_LAYOUT}")
     return present or {"train": root}

@@ -18,7 +18,7 @@ from vit_lightning.data.partition import (
     split_problems,
 )
 from vit_lightning.data.pictures import PictureFiles
-from vit_lightning.data.splits import Splits
+from vit_lightning.data.splits import Labelled, Splits
 from vit_lightning.data.tables import (
     DELIMITERS,
     EXPECTED_COLUMNS,
@@ -72,8 +72,7 @@ def open_manifest(
     problems += split_problems(filter(None, splits), val_fraction)
     if "train" in splits:
         problems += class_problems(classes)
-    if problems:
-        raise InputError("\n  ".join([f"{path} cannot be used as a data set:", *problems]))
+    _refuse(path, problems)
     found: dict[str, Divisible] = {}
     names = PackedNames.pack(table.paths)  # one list for all splits, which thus share a cache
     for name in filter(splits.__contains__, ("train", "val", "test")):
@@ -86,6 +85,29 @@ def open_manifest(
     return divide(
         str(path), tuple(classes), found, val_fraction=val_fraction, seed=seed, notes=notes
     )
+
+
+def open_rows(path: Path, *, label_separator: str | None = None) -> Labelled:
+    """Open all rows of a manifest, whatever their split; the rest is as of :func:`open_manifest`.
+
+    Classes are those that rows name, be it one.
+
+    Raises:
+        InputError: all that is wrong with the table, at once.
+    """
+    table = _read(path, label_separator)
+    _check_rows(table, path.parent, ["test"] * len(table.paths))
+    _refuse(path, table.findings.sentences())
+    classes = sorted({name for labels in set(table.labels) for name in labels})
+    coded = code_labels(str(path), table.labels, classes, several=table.several)
+    unused = (*table.unused, *(["split"] if table.splits is not None else []))
+    notes = (f"columns not used: {', '.join(unused)}",) if unused else ()
+    return Labelled(tuple(classes), PictureFiles(path.parent, table.paths, coded, path.stem), notes)
+
+
+def _refuse(path: Path, problems: Sequence[str]) -> None:
+    if problems:
+        raise InputError("\n  ".join([f"{path} cannot be used as a data set:", *problems]))
 
 
 def _read(path: Path, separator: str | None) -> Table:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from vit_lightning.data.cifar import open_cifar
 from vit_lightning.data.digits import open_digits
-from vit_lightning.data.folder import open_folder
+from vit_lightning.data.folder import open_class_folders, open_folder
 from vit_lightning.data.huggingface import open_huggingface
 from vit_lightning.data.hymenoptera import open_hymenoptera
-from vit_lightning.data.manifest import open_manifest
-from vit_lightning.data.splits import Splits
+from vit_lightning.data.manifest import open_manifest, open_rows
+from vit_lightning.data.splits import Labelled, Splits
+from vit_lightning.data.tables import DELIMITERS
 from vit_lightning.errors import InputError
 
 DATASETS = ("folder", "manifest", "huggingface", "hymenoptera", "cifar10", "cifar100", "digits")
@@ -68,3 +69,25 @@ def open_dataset(
         return open_cifar(name, root)
     except OSError as error:  # no permission, no space: the system's words name file and cause
         raise InputError(f"data.root {root} cannot be used: {error}") from None
+
+
+def open_labelled(path: Path, *, label_separator: str | None = None) -> Labelled:
+    """Open pictures to evaluate on, which need no splits and may be of any classes.
+
+    Args:
+        path: a folder with a folder of pictures for each class, or a manifest, of which all rows
+            are taken.
+        label_separator: between the labels of a picture, in a manifest in text.
+
+    Raises:
+        InputError: there are no pictures, or something is wrong with the folder or the table.
+    """
+    try:
+        if path.is_dir():
+            return open_class_folders(path)
+        if not path.exists():
+            raise InputError(f"{path}: no such folder or table of pictures")
+        in_text = path.suffix.lower() in DELIMITERS
+        return open_rows(path, label_separator=label_separator if in_text else None)
+    except OSError as error:
+        raise InputError(f"{path} cannot be used: {error}") from None

@@ -10,6 +10,27 @@ from numpy.typing import NDArray
 
 from vit_lightning.data.names import PackedNames
 from vit_lightning.data.pictures import Labels, Pictures
+from vit_lightning.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Pictures with their classes: one split, or a set to evaluate on that has none.
+
+    Args:
+        classes: names; a label is an index into them.
+        pictures: what is labelled.
+        notes: plain sentences to print, as of ``Splits``.
+    """
+
+    classes: tuple[str, ...]
+    pictures: Pictures
+    notes: tuple[str, ...] = ()
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a picture may have several labels, or none."""
+        return self.pictures.labels.ndim == 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +55,19 @@ class Splits:
     def multi_label(self) -> bool:
         """Whether a picture may have several labels, or none."""
         return self.train.labels.ndim == 2
+
+    def part(self, name: str) -> Labelled:
+        """One split.
+
+        Raises:
+            InputError: there is none of this name.
+        """
+        found = {"train": self.train, "val": self.val, "test": self.test}
+        pictures = found.get(name)
+        if pictures is None:
+            known = ", ".join(name for name, value in found.items() if value is not None)
+            raise InputError(f"there is no split {name!r}: this data set has {known}")
+        return Labelled(self.classes, pictures)
 
     def each(self, change: Callable[[Pictures], Pictures]) -> "Splits":
         """The same data set with every split changed."""

@@ -1,5 +1,6 @@
 """Labels of pictures as outputs of a model, by the names of their classes."""
 
+import difflib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +25,7 @@ def class_map(model: Sequence[str], pictures: Sequence[str]) -> npt.NDArray[np.i
     """
     if tuple(model) == tuple(pictures):
         return np.arange(len(model))
-    unknown = sorted(set(pictures) - set(model))
+    unknown = [_with_nearest(name, model) for name in sorted(set(pictures) - set(model))]
     if unknown:
         absent = sorted(set(model) - set(pictures))
         beside = f", and only the model knows {some(absent)}" if absent else ""
@@ -40,7 +41,12 @@ def class_map(model: Sequence[str], pictures: Sequence[str]) -> npt.NDArray[np.i
             f"found by name: the model has several of the name {some(twice)}"
         )
     places = {name: index for index, name in enumerate(model)}
-    return np.array([places[name] for name in pictures])
+    return np.array([places[name] for name in pictures], np.int64)
+
+
+def _with_nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"{name} (the nearest is {near[0]})" if near else name
 
 
 def class_map_note(model: Sequence[str], pictures: Sequence[str]) -> str | None:

@@ -172,7 +172,7 @@ def summary_text(metrics: AnyMetrics, classes: Sequence[str]) -> str:
     if metrics.top5 is not None:
         lines.append(f"top-5     {metrics.top5:7.2%}")
     lines.append(f"loss      {metrics.loss:7.4f}   mean cross-entropy")
-    lines.append(f"macro F1  {metrics.macro_f1:7.4f}")
+    lines.append(f"macro F1  {metrics.macro_f1:7.4f}{_without_absent(metrics.per_class)}")
     note = (
         f"   {metrics.roc_auc_note}" if metrics.roc_auc_note else "   each class against the rest"
     )
@@ -193,13 +193,19 @@ def _summary_of_several(metrics: MultiLabelMetrics) -> str:
         f"mAP       {_number(metrics.mean_average_precision, 4):>7}{note}",
         f"loss      {metrics.loss:7.4f}   mean binary cross-entropy, summed over the classes",
         f"micro F1  {_number(metrics.micro_f1, 4):>7}   a class is present from probability 0.5 on",
-        f"macro F1  {_number(metrics.macro_f1, 4):>7}",
+        f"macro F1  {_number(metrics.macro_f1, 4):>7}{_without_absent(metrics.per_class)}",
         f"exact     {metrics.exact_match:7.2%}   of {metrics.num_images} pictures have every class "
         f"told right",
         f"Hamming   {metrics.hamming_loss:7.4f}   {wrong} of {answers} answers wrong",
         "",
     ]
     return "\n".join([*lines, *_class_table(metrics.per_class, metrics.average_precision)])
+
+
+def _without_absent(rows: Sequence[ClassMetrics]) -> str:
+    """Which classes the macro F1 leaves out, if any."""
+    absent = sum(not row.support for row in rows)
+    return f"   without {absent} of {len(rows)} classes, which have no pictures" if absent else ""
 
 
 def _class_table(
