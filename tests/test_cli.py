@@ -130,7 +130,8 @@ def test_overrides_may_stand_anywhere(
 def test_error_of_the_system_is_no_traceback(
     refused: Callable[..., str], finished: Any, pictures: Path, tmp_path: Path
 ) -> None:
-    message = refused("predict", pictures, "--model", finished.result.checkpoint, "--csv", tmp_path)
+    table = tmp_path / ("x" * 300)  # longer than a name can be
+    message = refused("predict", pictures, "--model", finished.result.checkpoint, "--csv", table)
     assert message.startswith("a file cannot be read or written: ")
     assert str(tmp_path) in message
 
@@ -369,7 +370,7 @@ def test_predict_refuses(
     model = finished.result.checkpoint
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff no more")
-    message = refused("predict", pictures, broken, "--model", model)
+    message = refused("predict", broken, "--model", model)
     assert message.startswith(f"{broken}: cannot be read as a picture")
     assert refused("predict", "none.jpg", "--model", model) == "none.jpg: no such picture\n"
     message = refused("predict", pictures, "--model", model, "--top", 0)

@@ -127,6 +127,13 @@ def test_other_files_in_folders_are_left_out(tmp_path: Path, cats: list[Path]) -
     assert find_pictures([tmp_path]) == [tmp_path / "A.PNG"]
 
 
+def test_a_folder_called_like_a_picture_is_looked_into(tmp_path: Path, cats: list[Path]) -> None:
+    inner = tmp_path / "folder.jpg"
+    inner.mkdir()
+    (inner / "a.png").write_bytes(cats[0].read_bytes())
+    assert find_pictures([tmp_path]) == [inner / "a.png"]
+
+
 def test_pictures_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.png: no such picture"):
         find_pictures([tmp_path / "none.png"])
@@ -146,6 +153,22 @@ def test_unreadable_picture_is_named(model: Path, cats: list[Path], tmp_path: Pa
         with pytest.raises(InputError, match=r"broken\.png: cannot be read as a picture"):
             action()
     assert not (tmp_path / "attention.png").exists()
+
+
+def test_unreadable_pictures_can_be_left_out(
+    model: Path, cats: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = [tmp_path / f"{number}.png" for number in range(3)]
+    for path in broken:
+        path.touch()
+    monkeypatch.setattr("vit_lightning.prediction._BATCH", 2)  # the first batch has none
+    told: list[str] = []
+    paths = [*broken[:2], cats[0], broken[2], *cats[1:]]
+    found = predict(model, paths, on_unreadable=lambda error: told.append(str(error)))
+    assert [prediction.path for prediction in found] == cats
+    for one, other in zip(found, predict(model, cats), strict=True):
+        assert one.classes == other.classes
+    assert [message.partition(": ")[0] for message in told] == [str(path) for path in broken]
 
 
 # Files

@@ -18,8 +18,9 @@ from vit_lightning.cli_options import WEIGHTS, add_image_size, image_size
 from vit_lightning.cli_push import add_push_command
 from vit_lightning.cli_verify import add_verify_command
 from vit_lightning.cli_weights import add_weights_command
-from vit_lightning.console import say_notes
+from vit_lightning.console import printable, printable_lines, say_notes
 from vit_lightning.errors import InputError
+from vit_lightning.files import refuse_unwritable
 
 _BAD_INPUT = 2
 _OVERRIDES = "settings to change, such as optim.lr=0.01 trainer.max_steps=200"
@@ -145,7 +146,6 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
         choices=["train", "val", "test"],
         help="pictures to evaluate on (default: test where there is one, else val)",
     )
-
     subject.add_argument(
         "--data",
         type=Path,
@@ -171,13 +171,13 @@ def _guarded(command: Command, options: argparse.Namespace) -> int:
         sys.stdout.flush()
         return code
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(printable_lines(str(error)), file=sys.stderr)
         return _BAD_INPUT
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # no permission, no space: the system's words name file and cause
-        print(f"a file cannot be read or written: {error}", file=sys.stderr)
+        print(printable_lines(f"a file cannot be read or written: {error}"), file=sys.stderr)
         return _BAD_INPUT
     except KeyboardInterrupt:
         return 130
@@ -227,18 +227,32 @@ def _predict(options: argparse.Namespace) -> None:
 
     if options.top < 1:
         raise InputError(f"--top: at least one class, got {options.top}")
+    if options.csv is not None:
+        refuse_unwritable(options.csv)
     bundle = load_bundle(options.weights, image_size(options))
     say_notes(bundle.notes)
     bfloat16 = options.precision == "bf16-mixed"
-    predictions = predict(bundle, options.pictures, options.top, bfloat16=bfloat16)
+    unreadable: list[str] = []
+    predictions = predict(
+        bundle,
+        options.pictures,
+        options.top,
+        bfloat16=bfloat16,
+        on_unreadable=lambda error: unreadable.append(str(error)),
+    )
     for prediction in predictions:
-        print(prediction.path)
+        print(printable(str(prediction.path)))
         for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
             bar = "█" * round(20 * probability)
-            print(f"  {probability:7.2%}  {bar:<20}  {name}")
-    if options.csv is not None:
+            print(f"  {probability:7.2%}  {bar:<20}  {printable(name)}")
+    if options.csv is not None and predictions:
         write_predictions(predictions, options.csv)
-        print(f"\n{options.csv}")
+        print(f"\n{printable(str(options.csv))}")
+    if unreadable:
+        sys.stdout.flush()  # before what comes on stderr
+        total = len(predictions) + len(unreadable)
+        head = f"{len(unreadable)} of {total} pictures cannot be read:"
+        raise InputError("\n  ".join([head, *unreadable] if total > 1 else unreadable))
 
 
 def _attend(options: argparse.Namespace) -> None:
@@ -247,10 +261,11 @@ def _attend(options: argparse.Namespace) -> None:
 
     if options.output.suffix.lower() != ".png":
         raise InputError(f"-o {options.output}: the figure is a PNG; give it a name in .png")
+    refuse_unwritable(options.output)
     bundle = load_bundle(options.weights, image_size(options))
     say_notes(bundle.notes)
     attend(bundle, options.pictures, options.output)
-    print(options.output)
+    print(printable(str(options.output)))
 
 
 def _info(options: argparse.Namespace) -> None:

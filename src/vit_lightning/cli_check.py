@@ -1,11 +1,12 @@
 """``vit check``: what is in a data set that nobody has looked at."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
+from vit_lightning.console import printable
 from vit_lightning.errors import InputError
+from vit_lightning.files import refuse_unwritable, write_text
 
 _PROBLEMS = 1
 
@@ -54,11 +55,13 @@ def _check(options: argparse.Namespace) -> int:
     if options.workers is not None and options.workers < 0:
         raise InputError(f"--workers: 0 or more processes, got {options.workers}")
     written = [path for path in (options.html, options.json) if path is not None]
-    _refuse_unwritable(written)
+    for path in written:
+        refuse_unwritable(path)
+    if len({path.absolute() for path in written}) < len(written):
+        raise InputError(f"{options.html}: --html and --json need a file each")
     from vit_lightning.check.html import as_html
     from vit_lightning.check.run import check_data
     from vit_lightning.check.text import as_text
-    from vit_lightning.files import write_text
     from vit_lightning.json_file import write_json
 
     findings = check_data(
@@ -74,21 +77,5 @@ def _check(options: argparse.Namespace) -> int:
     if options.html is not None:
         write_text(options.html, as_html(findings))
     if written:
-        print("\n" + "\n".join(map(str, written)))
+        print("\n" + "\n".join(printable(str(path)) for path in written))
     return _PROBLEMS if findings.problems else 0
-
-
-def _refuse_unwritable(paths: list[Path]) -> None:
-    """Say before the work of minutes that its result could not be written.
-
-    Raises:
-        InputError: a path is a folder, cannot be written to, or is given twice.
-    """
-    for path in paths:
-        if path.is_dir():
-            raise InputError(f"{path} is a folder; name a file in it")
-        nearest = next(parent for parent in path.absolute().parents if parent.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise InputError(f"{path} cannot be written: {nearest} is no folder to write in")
-    if len({path.absolute() for path in paths}) < len(paths):
-        raise InputError(f"{paths[0]}: --html and --json need a file each")

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vit_lightning.console import printable, printable_lines
 from vit_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _cache(options: argparse.Namespace) -> None:
         with Progress(len(cached), f"decode {name}", "pictures") as progress:
             unreadable += build(cached, options.workers, progress.update)
         notes[cached.folder] = cached.note()
-    print("\n".join(notes.values()))
+    print(printable_lines("\n".join(notes.values())))
     if unreadable:
         listed = "\n  ".join(unreadable[:50] + ["..."] * (len(unreadable) > 50))
         raise InputError(f"{len(unreadable)} pictures cannot be read:\n  {listed}")
@@ -122,7 +123,7 @@ def _list(options: argparse.Namespace) -> None:
     rows += [(path.name, path.stat().st_size, f"file names, {root}") for path, root in indices]
     width = max((len(name) for name, _, _ in rows), default=0)
     for name, size, what in rows:
-        print(f"{name:<{width}}  {size_text(size):>9}  {what}")
+        print(f"{name:<{width}}  {size_text(size):>9}  {printable(what)}")
     total = size_text(sum(size for _, size, _ in rows))
     print(f"{len(rows)} kept, {total}")
     print(f"decoded pictures: {folder}\nfile names: {listings_folder()}")

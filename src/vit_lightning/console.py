@@ -17,17 +17,34 @@ def is_main_process() -> bool:
     return rank == "0" and os.environ.get("NODE_RANK", "0") == "0"
 
 
+def printable(text: str) -> str:
+    """Text whose every character can be seen and written.
+
+    File names may hold line ends, escape sequences that change a terminal, and bytes that are in
+    no encoding: these become escapes.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text of several lines: its line ends stay."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def say(text: str = "") -> None:
-    """Print a line of the run's account on the main process."""
+    """Print lines of the run's account on the main process; see ``printable``."""
     if is_main_process():
-        print(text, flush=True)
+        print(printable_lines(text), flush=True)
 
 
 def say_notes(notes: Iterable[str]) -> None:
     """Print what is to be known of weights, where it does not mix with a command's results."""
     if is_main_process():
         for note in notes:
-            print(f"note: {note}", file=sys.stderr, flush=True)
+            print(f"note: {printable_lines(note)}", file=sys.stderr, flush=True)
 
 
 def tool(name: str) -> str:

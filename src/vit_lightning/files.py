@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vit_lightning.errors import InputError
+
 
 def cache_folder() -> Path:
     """What can be had again is kept here: $VIT_LIGHTNING_CACHE, else in the user's cache folder."""
@@ -13,6 +15,19 @@ def cache_folder() -> Path:
         return Path(own).expanduser()
     users = os.environ.get("XDG_CACHE_HOME")
     return (Path(users) if users else Path.home() / ".cache") / "vit-lightning"
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Say before the work of minutes that its result could not be written.
+
+    Raises:
+        InputError: the path is a folder, or lies where nothing can be written.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file in it")
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise InputError(f"{path} cannot be written: {nearest} is no folder to write in")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Classes for pictures, with the names the model was trained on."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vit_lightning.attention_view import draw_attention
-from vit_lightning.data.pictures import EXTENSIONS, open_picture
+from vit_lightning.data.pictures import EXTENSIONS, PictureError, open_picture
 from vit_lightning.data.transforms import Mode, Preprocessing
 from vit_lightning.errors import InputError
 from vit_lightning.evaluation.report import refuse_zero_head
@@ -44,6 +44,7 @@ def predict(
     top: int = 5,
     *,
     bfloat16: bool = False,
+    on_unreadable: Callable[[PictureError], None] | None = None,
 ) -> list[Prediction]:
     """The most probable classes of pictures.
 
@@ -52,9 +53,11 @@ def predict(
         paths: picture files, and folders whose pictures are taken, sub-folders included.
         top: how many classes to name.
         bfloat16: compute in mixed bfloat16 instead of float32.
+        on_unreadable: called for each picture that cannot be read, which is then left out. By
+            default the first one raises.
 
     Returns:
-        One prediction for each picture, in order.
+        One prediction for each picture that could be read, in order.
 
     Raises:
         InputError: the model or a picture cannot be used, or there is no picture.
@@ -67,7 +70,7 @@ def predict(
     network = bundle.model.to(device).eval()
     predictions = []
     autocast = torch.autocast(device, torch.bfloat16, enabled=bfloat16)
-    for batch, images in _batches(files, preprocessing_of(bundle)):
+    for batch, images in _batches(files, preprocessing_of(bundle), on_unreadable):
         with torch.inference_mode(), exact_convolutions(), autocast:
             logits = network(images.to(device)).float()
         probabilities = (logits.sigmoid() if bundle.multi_label else logits.softmax(dim=1)).cpu()
@@ -135,6 +138,7 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
             item
             for item in path.rglob("*")
             if item.suffix.lower() in EXTENSIONS
+            and not item.is_dir()
             and not any(part.startswith(".") for part in item.relative_to(path).parts)
         )
         if not below:
@@ -175,8 +179,21 @@ def preprocessing_of(bundle: ModelBundle, mode: Mode | None = None) -> Preproces
 
 
 def _batches(
-    files: Sequence[Path], preprocessing: Preprocessing
-) -> Iterator[tuple[Sequence[Path], Tensor]]:
+    files: Sequence[Path],
+    preprocessing: Preprocessing,
+    on_unreadable: Callable[[PictureError], None] | None,
+) -> Iterator[tuple[list[Path], Tensor]]:
     for start in range(0, len(files), _BATCH):
-        batch = files[start : start + _BATCH]
-        yield batch, torch.stack([preprocessing(open_picture(path)) for path in batch])
+        batch, images = list[Path](), list[Tensor]()
+        for path in files[start : start + _BATCH]:
+            try:
+                picture = open_picture(path)
+            except PictureError as error:
+                if on_unreadable is None:
+                    raise
+                on_unreadable(error)
+                continue
+            batch.append(path)
+            images.append(preprocessing(picture))
+        if batch:
+            yield batch, torch.stack(images)

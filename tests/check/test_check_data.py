@@ -1,5 +1,6 @@
 """Everything that can be wrong with a data set is told."""
 
+import errno
 import json
 import os
 import re
@@ -17,9 +18,11 @@ from vit_lightning.check.html import as_html
 from vit_lightning.check.measure import Measured, measure, measure_all
 from vit_lightning.check.run import check_data
 from vit_lightning.check.sources import open_source
-from vit_lightning.check.text import as_text
+from vit_lightning.check.text import as_text, sections
 from vit_lightning.cli import main
+from vit_lightning.data.folder import open_folder
 from vit_lightning.data.pictures import ArrayPictures, PictureFiles
+from vit_lightning.errors import InputError
 
 Scene = Callable[..., Image.Image]
 
@@ -68,8 +71,54 @@ def test_unreadable_files_are_all_told_with_the_reason(tree: Path) -> None:
     assert "in none of the known formats" in told["val/bees/words.png"]
     assert "truncated" in told["train/ants/cut.png"]
     assert findings.problems == ["4 files cannot be read"]
+    assert "it is empty" in told["train/bees/empty.jpg"]
     text = as_text(findings)
-    assert all(reason in text for reason in told.values())
+    assert all(f"\n  {name}: {reason}" in text for name, reason in told.items())
+    assert str(tree) not in "".join(told.values())
+
+
+def test_what_the_system_refuses_is_told_without_the_path_again(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("vit_lightning.check.measure._file_hash", refuse)
+    pictures = PictureFiles(tree, ["train/ants/0.png"], np.zeros(1, np.int64))
+    assert measure(pictures, 0) == "cannot be read (Permission denied)"
+
+
+@pytest.mark.parametrize("split", ["train", "."])
+def test_class_folders_are_refused_in_the_words_of_training(tree: Path, split: str) -> None:
+    root = tree if split == "train" else tree / "train"
+    folder = tree / "train"
+    shutil.rmtree(folder / "bees")
+    shutil.rmtree(tree / "val" / "bees")
+    problems = _check(root).problems
+    start = f"{root / split} holds one class (ants), two are the least; expected"
+    assert len(problems) == 1
+    assert problems[0].startswith(start)
+    assert problems[0] in _refusal(root)
+    (folder / "empty").mkdir()
+    problems = _check(root).problems
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{folder / 'empty'} holds no pictures (")
+    assert problems[0] in _refusal(root)
+
+
+def _refusal(root: Path) -> str:
+    with pytest.raises(InputError) as refused:
+        open_folder(root, val_fraction=0.25, seed=0)
+    return str(refused.value)
+
+
+def test_a_conflict_is_not_listed_among_the_duplicates_again(tree: Path) -> None:
+    train = tree / "train"
+    for number in (0, 1):  # one within a class, one across
+        target = train / ("ants", "bees")[number] / f"small{number}.jpg"
+        Image.open(train / "ants" / f"{number}.png").resize((64, 64)).save(target)
+    titles = {title: len(pairs) for title, pairs in sections(_check(tree))}
+    assert titles == {"label conflicts": 1, "near duplicates in a split": 1}
 
 
 def test_duplicates_leakage_and_conflicts(tree: Path, scene: Scene) -> None:
@@ -118,8 +167,8 @@ def test_classes_that_differ_between_splits(tree: Path, scene: Scene) -> None:
         "val": ["bees"],
         "test": ["ants", "bees", "wasps"],
     }
-    assert len(findings.problems) == 3
-    assert findings.problems[0] == (
+    assert len(findings.problems) == 4
+    assert findings.problems[1] == (
         "train has no pictures of 1 class that another split has: wasps"
     )
 

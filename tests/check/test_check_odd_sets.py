@@ -56,9 +56,9 @@ def test_tiny_long_and_odd_pictures(tmp_path: Path, scene: Scene) -> None:
 
 
 def test_no_picture_can_be_read(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        (tmp_path / split / "ants").mkdir(parents=True)
-        (tmp_path / split / "ants" / "0.png").touch()
+    for name in ("ants", "bees"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "0.png").touch()
     findings = check_data(tmp_path, workers=0)
     assert findings.problems == ["2 files cannot be read"]
     assert findings.throughput is None

@@ -126,7 +126,7 @@ def damaged(content: bytes, how: str) -> bytes:
     if how == "leads out":
         body = body.replace(b"train/a/0.png", b"train/../0.pn")
     elif how == "other version":
-        return content.replace(b"listing 1\n", b"listing 0\n")
+        return content.replace(b"listing 2\n", b"listing 0\n")
     elif how == "other types":
         header["splits"] = {"train": {"folder": "train"}, "val": {"folder": "val"}}
     elif how == "other counts":

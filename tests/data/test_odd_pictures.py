@@ -14,7 +14,14 @@ import torch
 from PIL import Image
 
 from training_views import training_view
-from vit_lightning.data.pictures import PictureError, PictureFiles, decode_picture, open_picture
+from vit_lightning.data.listing import list_split
+from vit_lightning.data.pictures import (
+    EXTENSIONS,
+    PictureError,
+    PictureFiles,
+    decode_picture,
+    open_picture,
+)
 from vit_lightning.data.transforms import Mode, Preprocessing
 
 QUARTERS = ((200, 30, 40), (40, 180, 60), (30, 50, 190), (230, 220, 90))
@@ -221,7 +228,7 @@ def test_programs_are_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: path.write_bytes(b""), "none of the known formats"),
+        (lambda path: path.write_bytes(b""), "it is empty"),
         (lambda path: path.mkdir(), "it is a folder"),
         (os.mkfifo, "it is a pipe or a device"),
         (lambda path: path.symlink_to("/dev/zero"), "it is a pipe or a device"),
@@ -331,3 +338,17 @@ def test_every_shape_is_cropped(mode: Mode, crop: str, size: tuple[int, int]) ->
         assert pixels.shape == (3, 24, 16)
         assert pixels.isfinite().all()
         assert abs(pixels - torch.tensor([-1.0, 1.0, 1 / 255])[:, None, None]).max() < 1e-2
+
+
+@pytest.mark.parametrize("extension", sorted(EXTENSIONS))
+def test_every_extension_that_is_looked_for_can_be_read(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / "class" / f"picture{extension.upper()}"
+    path.parent.mkdir()
+    quarters().save(path, format=Image.registered_extensions()[extension])
+    assert open_picture(path).size == (32, 32)
+    assert list(list_split(tmp_path, tmp_path).names) == [f"class/{path.name}"]
+
+
+def test_no_bytes_are_no_picture() -> None:
+    with pytest.raises(PictureError, match=r"row 3: .*it is empty"):
+        decode_picture(b"", "row 3")

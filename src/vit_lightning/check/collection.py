@@ -36,7 +36,7 @@ class Collection:
     Args:
         source: where it is from.
         entries: the pictures that could be read, split by split.
-        unreadable: (split's name, picture, reason) of the others.
+        unreadable: (split's name, picture, reason without its name) of the others.
     """
 
     source: Source

@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw
 from vit_lightning.check.collection import Collection
 from vit_lightning.check.duplicates import Pair
 from vit_lightning.check.findings import Findings
-from vit_lightning.check.text import as_text, count_pairs, describe_pair, printable, sections
+from vit_lightning.check.text import as_text, count_pairs, describe_pair, sections
+from vit_lightning.console import printable
 from vit_lightning.data.pictures import OpenPicture
 from vit_lightning.errors import InputError
 

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from torch.utils.data import DataLoader, Dataset
 
 from vit_lightning.check.progress import Progress
-from vit_lightning.data.pictures import PictureFiles, Pictures
+from vit_lightning.data.pictures import PictureFiles, Pictures, require_file
 from vit_lightning.errors import InputError
 
 GREY_SIDE = 48  # pixels of the greyscale copies that are compared
@@ -47,7 +47,7 @@ class Measured:
     chroma: NDArray[np.uint8]
 
 
-Outcome = Measured | str  # a string is the reason why a picture cannot be read
+Outcome = Measured | str  # why a picture cannot be read, without its name
 
 
 def measure(pictures: Pictures, index: int) -> Outcome:
@@ -55,16 +55,22 @@ def measure(pictures: Pictures, index: int) -> Outcome:
     try:
         if isinstance(pictures, PictureFiles):
             path = pictures.root / pictures.names[index]
-            if path.exists() and not path.is_file():  # a pipe would be waited for
-                return f"{path}: is no file that could be read"
+            require_file(path)
             file_hash, (orientation, mode) = _file_hash(path), _header(path)
         else:
             file_hash, orientation, mode = b"", 1, "RGB"
         return _measured(pictures.load(index), orientation, mode, file_hash)
     except InputError as error:
-        return str(error)
+        return _without_name(str(error), pictures, index)
     except (OSError, MemoryError, ValueError) as error:
-        return f"{pictures.name(index)}: cannot be read ({error or type(error).__name__})"
+        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return f"cannot be read ({said})"
+
+
+def _without_name(reason: str, pictures: Pictures, index: int) -> str:
+    name = pictures.name(index)
+    path = str(pictures.root / name) if isinstance(pictures, PictureFiles) else name
+    return reason.removeprefix(f"{path}: ")
 
 
 def measure_all(pictures: Pictures, workers: int, what: str) -> list[Outcome]:

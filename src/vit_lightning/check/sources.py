@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vit_lightning.data.folder import empty_class_problems, one_class_problem
 from vit_lightning.data.listing import list_split
 from vit_lightning.data.pictures import EXTENSIONS, PictureFiles, Pictures
 from vit_lightning.data.splits import Splits, class_counts
@@ -54,7 +55,7 @@ class Source:
         root: the folder it lies in, or None.
         splits: its parts, in the order train, val, test.
         notes: sentences on what was and was not read.
-        problems: sentences on what an experiment could not be started with.
+        problems: sentences on what a training could not be started with.
         experiment: its settings, where it was named by an experiment file.
 
     Pictures are those of the files, whatever an experiment says of decoding and caching.
@@ -125,20 +126,25 @@ def _root(experiment: Experiment) -> Path | None:
 def _folder(root: Path) -> Source:
     try:
         folders = {name: root / name for name in _SPLITS if (root / name).is_dir()}
-        notes = _left_out(root, folders)
+        notes, problems = _left_out(root, folders), list[str]()
         splits = [
-            _named(root, name, folder, notes)
+            _named(root, name, folder, notes, problems)
             for name, folder in (folders or {"pictures": root}).items()
         ]
     except OSError as error:
         raise InputError(f"{root} cannot be read: {error}") from None
     if not any(len(split.pictures) for split in splits):
         raise InputError(f"{root}: no pictures ({' '.join(sorted(EXTENSIONS))}); {_LAYOUT}")
-    return Source(str(root), root, tuple(splits), tuple(notes))
+    return Source(str(root), root, tuple(splits), tuple(notes), tuple(problems))
 
 
-def _named(root: Path, name: str, folder: Path, notes: list[str]) -> NamedSplit:
+def _named(
+    root: Path, name: str, folder: Path, notes: list[str], problems: list[str]
+) -> NamedSplit:
     split = list_split(root, folder)
+    if name in ("train", "pictures"):
+        problems += one_class_problem(split)
+    problems += empty_class_problems(split)
     names = split.names if split.classes else _loose(root, folder)
     classes = split.classes or {folder.name: len(names)}
     labels = np.repeat(np.arange(len(classes)), list(classes.values()))

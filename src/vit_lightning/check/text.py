@@ -5,6 +5,7 @@ from typing import Any
 from vit_lightning.check.collection import Collection
 from vit_lightning.check.duplicates import Pair
 from vit_lightning.check.findings import Findings, is_conflict, is_leak
+from vit_lightning.console import printable
 
 _MOST_PAIRS = 20  # of a kind; the page and the JSON have all
 _MOST_CLASSES = 12
@@ -18,7 +19,10 @@ def as_text(findings: Findings) -> str:
         lines += ["", *_split_lines(name, values)]
     if collection.unreadable:
         lines += ["", "cannot be read:"]
-        lines += [f"  {split}: {reason}" for split, _, reason in collection.unreadable]
+        lines += [
+            f"  {_place(collection, split, name)}: {reason}"
+            for split, name, reason in collection.unreadable
+        ]
     for title, pairs in sections(findings):
         lines += ["", *_pair_lines(title, pairs, collection, collection)]
     if findings.other is not None:
@@ -33,22 +37,11 @@ def as_text(findings: Findings) -> str:
     return "\n".join(map(printable, lines))
 
 
-def printable(text: str) -> str:
-    """Text whose every character can be seen and written.
-
-    File names may hold line ends, escape sequences that change a terminal, and bytes that are in
-    no encoding: these become escapes.
-    """
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
-
-
 def sections(findings: Findings) -> list[tuple[str, list[Pair]]]:
-    """Titles and pairs within the data set; a pair may be in two of them."""
+    """Titles and pairs within the data set; of a split's duplicates those without a conflict."""
     collection, pairs = findings.collection, findings.pairs
-    within = [pair for pair in pairs if not is_leak(collection, pair)]
+    others = [pair for pair in pairs if not is_conflict(collection, pair)]
+    within = [pair for pair in others if not is_leak(collection, pair)]
     found = [
         ("label conflicts", [pair for pair in pairs if is_conflict(collection, pair)]),
         ("leakage between splits", [pair for pair in pairs if is_leak(collection, pair)]),
@@ -67,9 +60,7 @@ def describe_pair(pair: Pair, one: Collection, other: Collection) -> str:
     """Both pictures, with their classes where these differ, and how they agree."""
     first, second = one.entries[pair.first], other.entries[pair.second]
     names = [
-        f"{where.split_name(index)}: {entry.name}"
-        if len(where.source.splits) > 1 and not entry.name.startswith(where.split_name(index))
-        else entry.name
+        _place(where, where.split_name(index), entry.name)
         for where, index, entry in ((one, pair.first, first), (other, pair.second, second))
     ]
     if first.label != second.label and one is other:
@@ -79,6 +70,12 @@ def describe_pair(pair: Pair, one: Collection, other: Collection) -> str:
         ]
     how = {"file": "same file", "pixels": "same pixels"}.get(pair.kind, f"{pair.score:.3f}")
     return f"{names[0]} = {names[1]}  [{how}]"
+
+
+def _place(collection: Collection, split: str, name: str) -> str:
+    """A picture's name, with its split where there are several and the name does not tell."""
+    tells = len(collection.source.splits) == 1 or name.startswith(split)
+    return name if tells else f"{split}: {name}"
 
 
 def throughput_lines(values: dict[str, Any]) -> list[str]:

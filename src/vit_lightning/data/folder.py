@@ -110,11 +110,7 @@ def _problems(found: dict[str, SplitListing], val_fraction: float | None) -> lis
     train = found["train"]
     if not train.classes:
         problems.append(f"{train.folder} holds no class folders; {_LAYOUT}")
-    elif len(train.classes) == 1:
-        problems.append(
-            f"{train.folder} holds one class ({next(iter(train.classes))}), two are the least; "
-            f"{_LAYOUT}"
-        )
+    problems += one_class_problem(train)
     for split in found.values():
         for name, count in split.classes.items():
             if name not in train.classes:
@@ -123,10 +119,7 @@ def _problems(found: dict[str, SplitListing], val_fraction: float | None) -> lis
                     "or remove it here"
                 )
             elif not count:
-                problems.append(
-                    f"{split.folder / name} holds no pictures ({' '.join(sorted(EXTENSIONS))}); "
-                    "add some, or remove the folder"
-                )
+                problems.append(_empty_class_problem(split, name))
     if val_fraction is not None and not 0 < val_fraction < 1:
         problems.append(f"data.val_fraction must lie between 0 and 1, got {val_fraction:g}")
     if val_fraction is None and "val" not in found:
@@ -140,6 +133,26 @@ def _problems(found: dict[str, SplitListing], val_fraction: float | None) -> lis
         if name != "train" and not split.classes
     ]
     return problems
+
+
+def one_class_problem(train: SplitListing) -> list[str]:
+    """What is said of the training split if it has a single class."""
+    if len(train.classes) != 1:
+        return []
+    only = next(iter(train.classes))
+    return [f"{train.folder} holds one class ({only}), two are the least; {_LAYOUT}"]
+
+
+def empty_class_problems(split: SplitListing) -> list[str]:
+    """What is said of each class folder without pictures."""
+    return [_empty_class_problem(split, name) for name, n in split.classes.items() if not n]
+
+
+def _empty_class_problem(split: SplitListing, name: str) -> str:
+    return (
+        f"{split.folder / name} holds no pictures ({' '.join(sorted(EXTENSIONS))}); "
+        "add some, or remove the folder"
+    )
 
 
 def _as_files(root: Path, classes: tuple[str, ...], split: SplitListing) -> PictureFiles:

@@ -26,7 +26,7 @@ from vit_lightning.files import atomic_write, cache_folder
 
 INDEX = ".listing"  # the suffix of an index
 WORTH_KEEPING = 10_000  # pictures; fewer are listed as fast as an index is read
-_MAGIC = b"vit-lightning listing 1\n"
+_MAGIC = b"vit-lightning listing 2\n"  # 2: .avif, .jfif and .jp2 are pictures too
 _HEAD = len(_MAGIC) + 4  # bytes before the header: the magic and the header's length
 # A folder may change again within one tick of its file system's clock, and show the same time.
 _TICK, _COARSE_TICK = (

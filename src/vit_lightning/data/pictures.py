@@ -18,10 +18,25 @@ from vit_lightning.models.config import Size
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
-# Compared in lower case.
+# What is looked for in folders. Compared in lower case.
 EXTENSIONS = frozenset(
-    [".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"]
+    [
+        ".avif",
+        ".bmp",
+        ".gif",
+        ".jfif",
+        ".jp2",
+        ".jpeg",
+        ".jpg",
+        ".pgm",
+        ".png",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    ]
 )
+_MEND = "replace the file by a whole one, or remove it"
 # By content. Pillow knows more, among them formats that it hands to programs such as Ghostscript.
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 # EXIF orientation → what makes the picture upright.
@@ -250,17 +265,19 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def require_file(path: Path) -> None:
-    """PictureError unless ``path`` is a file: a pipe would be waited for without end."""
+    """PictureError unless a file with content: a pipe would be waited for without end."""
     try:
-        kind = path.stat().st_mode
+        status = path.stat()
     except FileNotFoundError:
         raise PictureError(f"{path}: no such picture") from None
     except (OSError, ValueError) as error:  # a link to itself, a name that none can have
         said = getattr(error, "strerror", None) or str(error)
         raise PictureError(f"{path}: cannot be read as a picture ({said}); remove it") from None
-    if not stat.S_ISREG(kind):
-        what = "a folder" if stat.S_ISDIR(kind) else "a pipe or a device"
+    if not stat.S_ISREG(status.st_mode):
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
         raise PictureError(f"{path}: cannot be read as a picture (it is {what}); remove it")
+    if not status.st_size:
+        raise _empty(str(path))
 
 
 def decode_picture(data: bytes, name: str) -> Image.Image:
@@ -273,7 +290,13 @@ def decode_picture(data: bytes, name: str) -> Image.Image:
     Raises:
         PictureError: it is truncated, too large to be harmless, or no picture.
     """
+    if not data:
+        raise _empty(name)
     return _decoded(io.BytesIO(data), name)
+
+
+def _empty(name: str) -> PictureError:
+    return PictureError(f"{name}: cannot be read as a picture (it is empty); {_MEND}")
 
 
 def _decoded(source: Path | BinaryIO, name: str) -> Image.Image:
@@ -295,8 +318,7 @@ def _decoded(source: Path | BinaryIO, name: str) -> Image.Image:
         ) from None
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
         raise PictureError(
-            f"{name}: cannot be read as a picture ({_said(error)}); "
-            "replace the file by a whole one, or remove it"
+            f"{name}: cannot be read as a picture ({_said(error)}); {_MEND}"
         ) from None
 
 
@@ -325,4 +347,5 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
 def _said(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "it is in none of the known formats"
-    return str(error) or type(error).__name__
+    system = error.strerror if isinstance(error, OSError) else None  # without the path again
+    return system or str(error) or type(error).__name__
