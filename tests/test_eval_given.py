@@ -174,6 +174,41 @@ def test_what_cannot_be_evaluated_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("door", "arguments", "message"),
+    [
+        (
+            main,
+            ["eval", "x.json", "--ckpt-path", "x", "--split", "val"],
+            "not allowed with argument",
+        ),
+        (main_by_mode, ["--mode", "train", "--expt", "x.json"], "--data are for --mode eval"),
+    ],
+)
+def test_what_data_does_not_go_with(
+    door: Callable[[list[str]], int],
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        door([*arguments, "--data", "pictures"])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_table_without_any_label(
+    unused: Path, pictures: Path, tmp_path: Path, few_figures: None
+) -> None:
+    several = _save_model(tmp_path / "several.safetensors", multi_label=True)
+    table = tmp_path / "bare.tsv"
+    table.write_text(f"path\tlabel\n{pictures}/val/cat/0.png\t\n")
+    metrics = evaluate(unused, several, None, ["data.label_separator=|"], data=table).metrics
+    assert isinstance(metrics, MultiLabelMetrics)
+    assert metrics.mean_average_precision is None
+    assert metrics.hamming_loss == 0.25  # the cat that is called
+
+
 def test_a_class_may_be_called_as_a_split_is(
     unused: Path, pictures: Path, tmp_path: Path, few_figures: None
 ) -> None:

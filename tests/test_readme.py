@@ -67,6 +67,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for number in range(5):
             pixels = generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"data/my_pictures/{name}/{number}.jpg")
+    shutil.copytree(folder / "data/my_pictures/dogs", folder / "data/my_test_set/dogs")
     if PICTURES:
         (folder / "data" / "hymenoptera_data").symlink_to(Path(PICTURES) / "hymenoptera_data")
     weights = folder / "checkpoint" / "imagenet21k" / "ViT-B_16.npz"
