@@ -71,9 +71,9 @@ def test_a_folder_is_no_place_for_a_result(
 
 def test_names_cannot_change_the_terminal(finished: Any, folder: Path, capsys: Captured) -> None:
     (folder / "a.png").rename(folder / "a\x1b[31m\nb.png")
-    (folder / "b.png").rename(folder / "b\x1b[31m.png")
+    (folder / "b.png").rename(folder / "b\x1b[31m\nc.png")
     assert main(["predict", str(folder), "--model", str(finished.result.checkpoint)]) == 2
     printed = capsys.readouterr()
     assert f"{folder}/a\\x1b[31m\\nb.png\n" in printed.out
-    assert f"{folder}/b\\x1b[31m.png: cannot be read" in printed.err
+    assert f"{folder}/b\\x1b[31m\\nc.png: cannot be read" in printed.err
     assert "\x1b" not in printed.out + printed.err

@@ -238,7 +238,7 @@ def _predict(options: argparse.Namespace) -> None:
         options.pictures,
         options.top,
         bfloat16=bfloat16,
-        on_unreadable=lambda error: unreadable.append(str(error)),
+        on_unreadable=lambda error: unreadable.append(printable(str(error))),
     )
     for prediction in predictions:
         print(printable(str(prediction.path)))

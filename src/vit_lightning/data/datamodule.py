@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_lightning.console import say
+from vit_lightning.console import printable, say
 from vit_lightning.data.batches import EvalDataset, RawBatch, TrainDataset
 from vit_lightning.data.draws import balanced_order
 from vit_lightning.data.lent import ReusedMemory
@@ -260,7 +260,7 @@ def _note(known: set[int], batch: RawBatch, pictures: Pictures) -> None:
     """Remember the pictures that a batch had to do without, and say so once of each."""
     for index in sorted(set(batch.unreadable.tolist()) - known):
         known.add(index)
-        say(f"left out, as it cannot be read: {pictures.name(index)}")
+        say(f"left out, as it cannot be read: {printable(pictures.name(index))}")
 
 
 def default_workers() -> int:
