@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vit_lightning.assemble import check_decoding, open_given, open_splits
 from vit_lightning.checkpoints.locate import locate_weights
 from vit_lightning.checkpoints.weights import describes_itself
-from vit_lightning.console import is_main_process, say, say_notes
+from vit_lightning.console import is_main_process, printable, say, say_notes
 from vit_lightning.data.datamodule import EvalData
 from vit_lightning.data.pictures import Labels
 from vit_lightning.data.splits import Labelled, Splits
@@ -119,7 +119,8 @@ def assess(
     missing = np.setdiff1d(np.arange(len(data.pictures)), read)
     unreadable = [data.pictures.name(index) for index in missing]
     if unreadable:
-        say(f"{split}: left out, as they cannot be read: {some(unreadable)}")
+        named = some([printable(name) for name in unreadable])
+        say(f"{split}: left out, as they cannot be read: {named}")
     if places is not None:
         labels = mapped_labels(labels, places, len(classes))
     metrics = measure(logits, labels, classes)

@@ -317,3 +317,20 @@ def test_parquet_refusals(tmp_path: Path) -> None:
     assert "no column 'label'" in refusal(parquet(tmp_path, path=FILES))
     path.write_bytes(path.read_bytes()[:100])
     assert "is no Parquet file that can be read" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("joined", "expected"),
+    [
+        ("cat|bee", ["the class 'cat|bee' looks like several labels: if it is, set "]),
+        ("cat, bee", ["the class 'cat, bee' looks like several labels: if it is, set "]),
+        ("dog|cow", []),  # may be a name
+    ],
+)
+def test_labels_that_may_be_several_are_noted(
+    tmp_path: Path, joined: str, expected: list[str]
+) -> None:
+    rows = ["img/a.png,cat", "img/b.png,bee", f'img/c.png,"{joined}"', f'img/d.png,"{joined}"']
+    notes = manifest(table(tmp_path, *rows, "img/e.png,cat", "img/f.png,bee"), 0.5).notes
+    found = [note for note in notes if "several labels" in note]
+    assert [note.partition("data.label_separator")[0] for note in found] == expected

@@ -42,6 +42,7 @@ _LEAK = (
     "with a picture that another split has already, which would be tested on what was learnt; "
     "keep each picture in one split"
 )
+_USUAL_SEPARATORS = "|;,/+"
 _UNSEEN = "with a label that no picture of train has; add some there, or remove these"
 
 
@@ -82,6 +83,7 @@ def open_manifest(
         own = names.subset(np.array(rows, np.int64))
         found[name] = PictureFiles(path.parent, own, coded, path.stem)
     notes = [f"columns not used: {', '.join(table.unused)}"] if table.unused else []
+    notes += _joined_labels(classes)
     return divide(
         str(path), tuple(classes), found, val_fraction=val_fraction, seed=seed, notes=notes
     )
@@ -103,6 +105,20 @@ def open_rows(path: Path, *, label_separator: str | None = None) -> Labelled:
     unused = (*table.unused, *(["split"] if table.splits is not None else []))
     notes = (f"columns not used: {', '.join(unused)}",) if unused else ()
     return Labelled(tuple(classes), PictureFiles(path.parent, table.paths, coded, path.stem), notes)
+
+
+def _joined_labels(classes: Sequence[str]) -> list[str]:
+    """A note on classes that look like several labels of a picture."""
+    known = set(classes)
+    for name in classes:
+        for separator in _USUAL_SEPARATORS:
+            parts = [part.strip() for part in name.split(separator)]
+            if len(parts) > 1 and known.intersection(parts):
+                return [
+                    f"the class {quoted(name)} looks like several labels: if it is, set "
+                    f"data.label_separator to {separator!r}"
+                ]
+    return []
 
 
 def _refuse(path: Path, problems: Sequence[str]) -> None:
