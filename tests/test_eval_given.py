@@ -160,7 +160,8 @@ def test_what_cannot_be_evaluated_is_refused(
         (pictures / "val" / "dog", "expected a folder of pictures for each class"),
         (
             pictures,
-            f"{pictures} holds splits (train, val), not classes: name one of them, such as ",
+            f"{pictures} holds splits (train, val), not classes: name one of them, such as "
+            f"{pictures / 'val'}",
         ),
         (tmp_path / "none", f"{tmp_path / 'none'}: no such folder or table"),
         (bare, "has no rows below its header"),

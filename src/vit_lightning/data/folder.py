@@ -61,11 +61,11 @@ def open_class_folders(root: Path) -> Labelled:
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; {_FLAT_LAYOUT}")
     found = list_split(root, root)
-    split = next((name for name in found.classes if _holds_classes(root, name)), None)
-    if split is not None and not set(found.classes).difference(_SPLIT_FOLDERS):
+    if found.classes and all(_holds_classes(root, name) for name in found.classes):
+        least_known = max(found.classes, key=_SPLIT_FOLDERS.index)
         raise InputError(
             f"{root} holds splits ({', '.join(found.classes)}), not classes: name one of them, "
-            f"such as {root / split}"
+            f"such as {root / least_known}"
         )
     classes = tuple(name for name, count in found.classes.items() if count)
     if not classes:
