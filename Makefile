@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := .venv-peers/bin
 
-.PHONY: quickstart test test-peers setup clean
+.PHONY: quickstart test test-peers bench setup clean
 
 quickstart: setup  ## train a small ViT on handwritten digits, two or three minutes
 	$(BIN)/python3 main.py --mode train --expt experiments/quickstart.json
@@ -17,6 +17,9 @@ test: setup  ## every check: format, lint, types, tests
 # Fails also where it finds no test, or skips one.
 test-peers: .venv-peers/ready  ## what needs timm, torchvision, transformers, datasets or pyarrow
 	$(PEERS)/pytest --no-skips tests/peers tests/data/test_huggingface_data.py tests/data/test_manifest.py
+
+bench: .venv-peers/bench  ## the model's speed beside other libraries, some minutes
+	OMP_WAIT_POLICY=passive $(PEERS)/python3 -W ignore -m benchmarks models --batches 1 8
 
 setup: .venv/ready  ## the environment, with pinned dependencies
 
@@ -32,6 +35,11 @@ setup: .venv/ready  ## the environment, with pinned dependencies
 	$(PEERS)/python3 -m pip install --quiet --upgrade "pip>=25.1"
 	$(PEERS)/pip install --quiet --constraint constraints.txt --constraint constraints-peers.txt \
 		--editable . pytest pytest-timeout timm torchvision transformers datasets
+	touch $@
+
+.venv-peers/bench: .venv-peers/ready
+	$(PEERS)/pip install --quiet --constraint constraints.txt --constraint constraints-peers.txt \
+		--group bench
 	touch $@
 
 clean:  ## what set-up and tools left behind; runs and checkpoints stay

@@ -27,6 +27,7 @@ DOCS = (
     "docs/data.md",
     "docs/input.md",
     "docs/models.md",
+    "docs/performance.md",
     "docs/pictures.md",
     "docs/runs.md",
     "docs/weights.md",
