@@ -101,9 +101,53 @@ def test_the_interval_holds_what_it_promises() -> None:
     held = 0
     for _ in range(40):
         chosen = draw.integers(0, len(truth), 120)
-        low, high = bootstrap_interval(population[chosen], truth[chosen])
+        own = average_precision_score(truth[chosen], population[chosen])
+        low, high = bootstrap_interval(population[chosen], truth[chosen], own)
         held += low <= value <= high
     assert 33 <= held <= 40
+
+
+def rare(
+    draw: np.random.Generator, count: int, num_classes: int, share: float, gap: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of which few are set, where resamples have a higher mean average precision."""
+    labels = (draw.random((count, num_classes)) < share).astype(np.uint8)
+    return (draw.normal(size=labels.shape) + gap * labels).astype(np.float32), labels
+
+
+def mean_average_precision(logits: np.ndarray, labels: np.ndarray) -> float:
+    once = np.ones((len(logits), 1), int)
+    columns = [pair for pair in zip(logits.T, labels.T, strict=True) if pair[1].any()]
+    return float(np.mean([weighted_average_precision(*pair, once) for pair in columns]))
+
+
+@pytest.mark.parametrize(
+    ("count", "num_classes", "share", "gap"),
+    [(1000, 80, 0.03, 1.5), (60, 8, 0.15, 0.0), (100, 20, 0.03, 2.0), (100, 3, 0.5, 4.0)],
+)
+def test_the_interval_holds_its_estimate(
+    count: int, num_classes: int, share: float, gap: float
+) -> None:
+    logits, labels = rare(np.random.default_rng(4), count, num_classes, share, gap)
+    estimate = mean_average_precision(logits, labels)
+    low, high = bootstrap_interval(logits, labels, estimate)
+    assert 0 <= low < estimate < high <= 1
+
+
+def test_classes_of_few_pictures_shift_no_interval() -> None:
+    """It holds what as many pictures give on average, about as often below as above."""
+    draw, shape = np.random.default_rng(6), (200, 20, 0.05, 1.0)
+    mean = np.mean([mean_average_precision(*rare(draw, *shape)) for _ in range(300)])
+    below = above = 0
+    for _ in range(60):
+        logits, labels = rare(draw, *shape)
+        estimate = mean_average_precision(logits, labels)
+        low, high = bootstrap_interval(logits, labels, estimate)
+        below += int(high < mean)
+        above += int(mean < low)
+    # Not shifted, a fifth of them lie above.
+    assert below + above <= 8
+    assert max(below, above) <= 6
 
 
 @pytest.mark.parametrize(

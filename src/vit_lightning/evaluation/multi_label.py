@@ -36,8 +36,8 @@ class MultiLabelMetrics:
         loss: mean over the pictures of the binary cross-entropy in nats, summed over the classes.
         mean_average_precision: mean of ``average_precision`` over the classes that have one; None
             if no picture has a label.
-        mean_average_precision_interval: what the number of pictures allows: 95 % of what other
-            pictures of the same kind would give, by a bootstrap over the pictures.
+        mean_average_precision_interval: what the number of pictures allows: 95 % of what as many
+            other pictures of the same kind would give, by :func:`bootstrap_interval`.
         average_precision: of each class: Σ (Rₙ - Rₙ₋₁) Pₙ over the thresholds, without
             interpolation; None without pictures of the class.
         micro_f1: F1 of all answers together; None if nothing is or was called present.
@@ -123,11 +123,13 @@ def compute_multi_label_metrics(
     )
     defined = [area for area in areas if area is not None]
     found = [row.f1 or 0.0 for row in per_class if row.support]
+    mean = math.fsum(defined) / len(defined) if defined else None
+    interval = None if mean is None else bootstrap_interval(logits, labels, mean)
     return MultiLabelMetrics(
         num_images=len(logits),
         loss=_binary_cross_entropy(logits, labels),
-        mean_average_precision=math.fsum(defined) / len(defined) if defined else None,
-        mean_average_precision_interval=bootstrap_interval(logits, labels) if defined else None,
+        mean_average_precision=mean,
+        mean_average_precision_interval=interval,
         average_precision=areas,
         micro_f1=together.f1,
         macro_f1=math.fsum(found) / len(found) if found else None,
@@ -142,16 +144,28 @@ def sigmoid(logits: FloatArray) -> npt.NDArray[np.float64]:
     return torch.from_numpy(logits.astype(np.float64)).sigmoid().numpy()
 
 
-def bootstrap_interval(logits: FloatArray, labels: IntArray) -> tuple[float, float]:
-    """A 95 % interval of the mean average precision by the percentiles of 200 resamples.
+def bootstrap_interval(
+    logits: FloatArray, labels: IntArray, estimate: float
+) -> tuple[float, float]:
+    """A 95 % interval of the mean average precision by 200 resamples; ``estimate`` lies in it.
 
-    The pictures are drawn anew from themselves (Efron 1979), always by the same seed; a class that
-    a resample has no picture of is left out of its mean. A class of very few pictures makes it
-    too narrow, as its own pictures are all that can be drawn.
+    The pictures are drawn anew from themselves, always by the same seed; a class that a resample
+    has no picture of is left out of its mean. A picture that is drawn twice holds its rank twice,
+    which raises average precision, the more the fewer pictures a class has. So the percentiles are
+    shifted by the estimated bias, mean of the resamples - ``estimate`` (Efron & Tibshirani 1993,
+    "An Introduction to the Bootstrap", chapters 10 and 13), and cut off at 0 and 1.
+
+    It is an interval for what N pictures give on average. Average precision is itself higher the
+    fewer the pictures, so what infinitely many would give may lie below it. A class of very few
+    pictures makes it too narrow, as its own pictures are all that can be drawn.
 
     Args:
         logits: (N, C).
         labels: (N, C), 0 or 1, at least one 1.
+        estimate: the mean average precision of all pictures, each counted once.
+
+    Returns:
+        The ends, in [0, 1].
     """
     count = len(logits)
     draw = np.random.default_rng(0)
@@ -168,8 +182,9 @@ def bootstrap_interval(logits: FloatArray, labels: IntArray) -> tuple[float, flo
         ]
         stacked = np.ma.masked_invalid(areas)  # nothing is left of a class in a resample
         means += np.ma.mean(stacked, axis=0).compressed().tolist()
-    low, high = np.percentile(means, [2.5, 97.5]).tolist()
-    return low, high
+    bias = math.fsum(means) / len(means) - estimate
+    low, high = (np.percentile(means, [2.5, 97.5]) - bias).clip(0, 1).tolist()
+    return min(low, estimate), max(high, estimate)  # by rounding, where all resamples are the same
 
 
 def weighted_average_precision(
