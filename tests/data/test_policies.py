@@ -214,6 +214,18 @@ def erased(index: int, dtype: type = np.uint8, probability: float = 1.0) -> NDAr
     return pixels.astype(np.float32)
 
 
+def test_the_rectangles_of_a_seed_never_change() -> None:
+    # Pinned, so that a run resumed with a newer version sees the same pictures.
+    pinned = {0: (6, 16, 32, 27), 1: (26, 17, 56, 36), 2: (24, 4, 36, 26), 3: (0, 3, 36, 21)}
+    noise = {0: [40, 249, 149], 1: [151, 79, 98], 2: [224, 242, 166], 3: [251, 217, 33]}
+    for index, (top, left, bottom, right) in pinned.items():
+        pixels = erased(index, np.float32)
+        rows, columns = np.nonzero((pixels != 300).any(axis=-1))
+        found = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+        assert found == (top, left, bottom, right)
+        assert pixels[top, left].tolist() == noise[index]
+
+
 def test_erased_rectangles_have_the_documented_shapes() -> None:
     areas, aspects, tops, lefts = [], [], [], []
     for index in range(400):
