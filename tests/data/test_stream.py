@@ -137,7 +137,7 @@ def test_pairs_are_never_cut(world_size: int, micro_batch: int | None) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 5}, r"batch_size \(5\) must be even"),
+        ({"batch_size": 5}, r"batch_size \(5\) must be even$"),
         ({"batch_size": 6, "micro_batch": 1}, r"micro_batch \(1\) at least 2"),
         ({"batch_size": 4, "world_size": 3}, "3 parts of whole pairs .* at least 6"),
     ],

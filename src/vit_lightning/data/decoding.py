@@ -209,7 +209,7 @@ class _FastPicture:
 
 @dataclass(frozen=True, eq=False)
 class FastPictures:
-    """Pictures, opened and resized as fast as a mean error below 0.5 of 255 allows.
+    """Pictures, opened and resized fast, at the errors that ``open_scaled`` tells.
 
     Args:
         pictures: files, which are decoded by ``open_scaled``, or any others, kept or in memory.
@@ -247,8 +247,9 @@ def open_scaled(path: Path) -> OpenPicture:
     A JPEG is decoded to the last row that is asked for, and at 1/2, 1/4 or 1/8 of its size as long
     as that leaves two pixels for each of the result in both directions; nothing else about the
     part differs from that of ``open_picture``. Against full decoding and the same antialiased
-    resize the mean difference is below 0.5 of 255. Everything else, CMYK among it, is decoded in
-    full. No file stays open.
+    resize, photographs of 0.2 megapixels differ by less than 0.1 of 255 on average at 224 px, by
+    0.3 at 64 px and 0.5 at 32 px, and single ones by more. Everything else, CMYK among it, is
+    decoded in full. No file stays open.
 
     Returns:
         A picture whose parts raise PictureError as ``open_picture`` does; a JPEG without an end is

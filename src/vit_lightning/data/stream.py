@@ -64,10 +64,10 @@ class StreamBatchSampler(Sampler[list[Sample]]):
     ):
         if size < 1:
             raise InputError("the training set has no pictures")
-        if batch_size < 1 or (micro_batch is not None and micro_batch < 1):
-            raise InputError(
-                f"batch_size ({batch_size}) and micro_batch ({micro_batch}) must be at least 1"
-            )
+        if batch_size < 1:
+            raise InputError(f"batch_size ({batch_size}) must be at least 1")
+        if micro_batch is not None and micro_batch < 1:
+            raise InputError(f"micro_batch ({micro_batch}) must be at least 1")
         if not 0 <= rank < world_size or not 0 <= start_step <= num_steps:
             raise InputError(
                 f"rank {rank} of {world_size} or step {start_step} of {num_steps} does not exist"
@@ -95,9 +95,9 @@ class StreamBatchSampler(Sampler[list[Sample]]):
                 f"({self.repeats}), as it holds each of its pictures so often"
             )
         if self.batch_size % self._unit or (micro_batch is not None and micro_batch < self._unit):
+            parts = "" if micro_batch is None else f", and micro_batch ({micro_batch}) at least 2"
             raise InputError(
-                f"mixup and cutmix mix pairs: batch_size ({self.batch_size}) must be even, and "
-                f"micro_batch ({micro_batch}) at least 2"
+                f"mixup and cutmix mix pairs: batch_size ({self.batch_size}) must be even{parts}"
             )
 
     def _check_chunks(self, micro_batch: int | None) -> None:
