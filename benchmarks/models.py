@@ -28,7 +28,7 @@ from turns import Process
 
 from vit_lightning.convert import convert_model
 from vit_lightning.factory import create_model, load_bundle, save_model
-from vit_lightning.limits import matrix_rate, matrix_shapes, memory_bandwidth
+from vit_lightning.machine_limits import matrix_rate, matrix_shapes, memory_bandwidth
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.models.vit import VisionTransformer
 

@@ -18,7 +18,7 @@ LAYERS = (
     {"files", "console", "cli_options", "memory", "overrides", "precision"},
     {"json_file", "download", "settings"},
     {"experiment", "legacy", "models"},
-    {"attention", "figures", "checkpoints", "data", "limits"},
+    {"attention", "figures", "checkpoints", "data", "machine_limits"},
     {"evaluation", "training", "attention_view", "factory"},
     {"prediction", "info", "run_folder", "convert"},
     {"parity"},

@@ -3,7 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tiny_models import TINY
-from vit_lightning.limits import matrix_rate, matrix_shapes, memory_bandwidth
+from vit_lightning.machine_limits import matrix_rate, matrix_shapes, memory_bandwidth
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.models.vit import VisionTransformer
 
