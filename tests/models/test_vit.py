@@ -234,6 +234,13 @@ def test_activation_checkpointing_changes_memory_and_nothing_else(
 
 
 @pytest.mark.parametrize("pool", ["token", "gap"])
+def test_no_picture_has_no_logits(pool: Any) -> None:
+    model = VisionTransformer(SMALL.replace(pool=pool)).eval()
+    pictures = torch.rand(0, SMALL.in_channels, *SMALL.image_size)
+    assert model(pictures).shape == (0, SMALL.num_classes)
+
+
+@pytest.mark.parametrize("pool", ["token", "gap"])
 def test_exported_models_take_any_number_of_pictures(pool: Any) -> None:
     model = VisionTransformer(SMALL.replace(pool=pool)).eval()
     pictures = torch.rand(5, SMALL.in_channels, *SMALL.image_size)

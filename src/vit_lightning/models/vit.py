@@ -39,7 +39,7 @@ class PatchEmbed(nn.Module):
         rows, columns = x.shape[2] // height, x.shape[3] // width
         x = x[:, :, : rows * height, : columns * width]
         patches = x.reshape(*x.shape[:2], rows, height, columns, width)
-        patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(x.shape[0], rows * columns, -1)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
@@ -72,8 +72,8 @@ class Attention(nn.Module):
 
     def _by_head(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, N, P * D) → P of (B, H, N, d)."""
-        head_dim = self.qkv.in_features // self.num_heads
-        parts = x.view(*x.shape[:2], -1, self.num_heads, head_dim)
+        dim = self.qkv.in_features
+        parts = x.view(*x.shape[:2], x.shape[2] // dim, self.num_heads, dim // self.num_heads)
         return parts.permute(2, 0, 3, 1, 4).unbind(0)
 
 
