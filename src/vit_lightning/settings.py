@@ -151,6 +151,10 @@ class AugmentationSettings(Settings):
         Literal["paper", "modern", "none"] | None,
         Field(description="null: paper where pictures are preprocessed so, else modern"),
     ] = None
+    min_crop_area: Annotated[
+        float,
+        Field(gt=0.0, le=1.0, description="smallest share of the picture in a modern crop"),
+    ] = 0.08
     flip: Annotated[bool, Field(description="left-right, with probability one half")] = True
     degrees: Annotated[float, Field(ge=0.0, le=180.0, description="rotation up to")] = 0.0
     translate: Annotated[Fraction, Field(description="shift up to this fraction")] = 0.0

@@ -214,6 +214,14 @@ def test_modern_crop_has_its_law() -> None:
     assert 0.40 < np.median(area) < 0.54
 
 
+def test_modern_crop_keeps_to_its_smallest_area() -> None:
+    generator = np.random.default_rng(0)
+    boxes = np.array([resized_crop(400, 400, generator, 0.5) for _ in range(500)])
+    area = boxes[:, 2] * boxes[:, 3] / 160_000
+    assert 0.49 < area.min() < 0.55
+    assert resized_crop(40, 40, generator, 1.0)[2:] == (40, 40)
+
+
 @pytest.mark.parametrize(
     ("law", "size", "expected"),
     [

@@ -71,20 +71,23 @@ def _offset(room: int, generator: np.random.Generator) -> int:
     return int(generator.integers(room)) if room else 0
 
 
-def resized_crop(height: int, width: int, generator: np.random.Generator) -> Box:
+def resized_crop(
+    height: int, width: int, generator: np.random.Generator, min_area: float = 0.08
+) -> Box:
     """A crop by the law usual since Inception (Szegedy et al. 2015), as torchvision draws it.
 
-    Area uniform in 0.08 to 1 of the picture, aspect ratio log-uniform in [3/4, 4/3]; after 10
-    failures the largest central crop with an admissible aspect ratio.
+    Area uniform in ``min_area`` to 1 of the picture, aspect ratio log-uniform in [3/4, 4/3]; after
+    10 failures the largest central crop with an admissible aspect ratio.
 
     Args:
         height: of the picture, in pixels.
         width: of the picture, in pixels.
         generator: source of all randomness.
+        min_area: the smallest share of the picture, in (0, 1].
     """
     for _ in range(10):
         # From numbers in [0, 1): numpy's other laws take ten times as long to draw one.
-        area = (0.08 + 0.92 * generator.random()) * height * width
+        area = (min_area + (1 - min_area) * generator.random()) * height * width
         aspect = (4 / 3) ** (2 * generator.random() - 1)
         crop_height = round(math.sqrt(area / aspect))
         crop_width = round(math.sqrt(area * aspect))

@@ -70,8 +70,10 @@ class TrainView:
     def _part(self, picture: OpenPicture, generator: np.random.Generator) -> Pixels:
         if self.crop == "none":
             return self.preprocessing.pixels(picture)
-        law = original_crop if self.crop == "paper" else resized_crop
-        box = law(*picture.size, generator)
+        if self.crop == "paper":
+            box = original_crop(*picture.size, generator)
+        else:
+            box = resized_crop(*picture.size, generator, self.augmentation.min_crop_area)
         right, bottom = box.left + box.width, box.top + box.height
         # One crop at random is as good as another a fraction of a pixel away.
         size = self.preprocessing.image_size

@@ -267,9 +267,13 @@ def _learning_rate(run: RunRecord) -> str:
 
 def _augmentation(settings: AugmentationSettings, preprocessing: Preprocessing) -> str:
     crop = settings.crop or ("paper" if preprocessing.mode == "paper" else "modern")
+    least = settings.min_crop_area
+    usual = AugmentationSettings.model_fields["min_crop_area"].default
     words = {
         "paper": ["random crop by the original's law"],
-        "modern": ["random resized crop"],
+        "modern": [
+            "random resized crop" + (f" above {least:g} of the area" if least != usual else "")
+        ],
         "none": [],
     }[crop]
     words += ["flip left to right"] if settings.flip else []
