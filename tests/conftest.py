@@ -96,8 +96,8 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time of a tiny run; what they show is tested elsewhere."""
     monkeypatch.setattr("vit_lightning.assess.Assessment.write", lambda *_, **__: None)
-    monkeypatch.setattr("vit_lightning.run._draw_attention", lambda *_: None)
-    monkeypatch.setattr("vit_lightning.run.save_figure", lambda *_: None)
+    monkeypatch.setattr("vit_lightning.run.preparation.Run.draw_attention", lambda *_: None)
+    monkeypatch.setattr("vit_lightning.run.conclusion.save_figure", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from run_files import read_events, read_rows, read_weights
-from vit_lightning import run as run_module
 from vit_lightning.assess import Assessment, evaluate
 from vit_lightning.data.datamodule import TrainData
 from vit_lightning.data.folder import open_folder
@@ -23,7 +22,7 @@ from vit_lightning.data.views import TrainView
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import load_experiment
 from vit_lightning.factory import create_bundle, load_bundle, load_model, save_model
-from vit_lightning.run import TrainResult, train
+from vit_lightning.run import TrainResult, conclusion, train
 from vit_lightning.run_folder import checkpoint_step
 from vit_lightning.settings import DataSettings
 
@@ -256,7 +255,7 @@ def test_the_best_may_be_the_last_step_that_was_not_validated(
     last: float,
     best_step: int,
 ) -> None:
-    measured = run_module._assess_weights
+    measured = conclusion._assess_weights
 
     def assess(run: Any, checkpoint: Path) -> dict[str, Assessment]:
         found = measured(run, checkpoint)["val"]
@@ -264,7 +263,7 @@ def test_the_best_may_be_the_last_step_that_was_not_validated(
         metrics = dataclasses.replace(found.metrics, top1=top1)
         return {"val": dataclasses.replace(found, metrics=metrics)}
 
-    monkeypatch.setattr(run_module, "_assess_weights", assess)
+    monkeypatch.setattr(conclusion, "_assess_weights", assess)
     result = train(write(tiny, trainer={"max_steps": 3}))
     assert (result.best_step, result.final_step) == (best_step, 3)
     assert checkpoint_step(result.run / "best.ckpt") == best_step

@@ -106,7 +106,7 @@ def test_run_that_was_stopped_before_its_report_is_concluded(
         raise KilledError
 
     with monkeypatch.context() as stopped:
-        stopped.setattr("vit_lightning.run._write_reports", stop)
+        stopped.setattr("vit_lightning.run.conclusion._write_reports", stop)
         with pytest.raises(KilledError):
             train(longer)
     (folder,) = (tmp_path / "runs" / "tiny").iterdir()

@@ -1,0 +1,172 @@
+"""A training run before its first step: everything found or made, and said."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+from matplotlib.figure import Figure
+
+from vit_lightning.account import say_plan
+from vit_lightning.assemble import (
+    Plan,
+    model_for,
+    open_splits,
+    plan_steps,
+    preprocessing_for,
+    train_data,
+)
+from vit_lightning.attention_view import draw_some_attention
+from vit_lightning.console import is_main_process, say
+from vit_lightning.data.datamodule import TrainData
+from vit_lightning.data.splits import Splits, class_counts
+from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.experiment import Experiment
+from vit_lightning.factory import ModelBundle, load_bundle
+from vit_lightning.files import write_text
+from vit_lightning.json_file import write_json
+from vit_lightning.models.vit import VisionTransformer
+from vit_lightning.run_folder import (
+    BEST_CHECKPOINT,
+    DATA_FILE,
+    EXPERIMENT_FILE,
+    LAST_CHECKPOINT,
+    checkpoint_step,
+    describe_environment,
+    find_run,
+    make_folder,
+    new_run_folder,
+    refuse_other_data,
+    refuse_other_experiment,
+)
+from vit_lightning.training.loggers import require_loggers
+from vit_lightning.training.task import VisionTask
+from vit_lightning.training.trainer import build_trainer, choose_precision
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A prepared run: everything that fitting and concluding need."""
+
+    experiment: Experiment
+    folder: Path
+    plan: Plan
+    precision: str
+    data: TrainData
+    task: VisionTask
+    best: ModelCheckpoint
+    start: Path | None  # checkpoint to go on from
+    unreadable: dict[str, list[str]] = field(default_factory=dict)  # split → pictures left out
+
+    @property
+    def start_step(self) -> int:
+        """Optimizer steps made before this process."""
+        return checkpoint_step(self.start) if self.start else 0
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the newest weights."""
+        return self.folder / LAST_CHECKPOINT
+
+    @property
+    def best_path(self) -> Path:
+        """The checkpoint of the best weights."""
+        return self.folder / BEST_CHECKPOINT
+
+    def draw_attention(self, model: VisionTransformer) -> Figure:
+        """Where a model looks in a few fixed validation pictures."""
+        splits, preprocessing = self.data.splits, self.data.preprocessing
+        return draw_some_attention(model, preprocessing, splits.val, splits.classes)
+
+
+def prepare(experiment: Experiment, resume: str | None) -> Run:
+    """Find or make everything before the first step, and say what will be done."""
+    parent = Path(experiment.runs_dir).expanduser() / experiment.name
+    old = find_run(parent, resume) if resume else None
+    if old is not None:
+        refuse_other_experiment(old, experiment)
+    precision = choose_precision(experiment.trainer)
+    splits = open_splits(experiment)
+    fingerprint = splits.fingerprint()
+    if old is not None:
+        refuse_other_data(old, fingerprint)
+    plan = plan_steps(experiment, len(splits.train))
+    start = old / LAST_CHECKPOINT if old else None
+    bundle = (
+        load_bundle(start)
+        if start
+        else model_for(experiment, splits.classes, multi_label=splits.multi_label)
+    )
+    preprocessing = preprocessing_for(experiment, bundle)
+    data = train_data(experiment, splits, preprocessing, plan.total_steps)
+    require_loggers(experiment.loggers)
+    task = _task(experiment, splits, plan, bundle, preprocessing)
+    # A Trainer to ask: what the devices do not allow is said before a folder is made.
+    num_ranks = build_trainer(experiment.trainer, precision=precision).world_size
+    data.check_ranks(num_ranks)
+    say_plan(experiment, plan, precision, bundle, preprocessing, splits.notes)
+    make_folder(checkpoint_copy(experiment).parent, "checkpoint_dir")  # not after the training
+    folder = _open_folder(experiment, old, {"precision": precision}, fingerprint)
+    task.origin = {"run": str(folder), "data": fingerprint}
+    best = ModelCheckpoint(
+        dirpath=folder,
+        filename=Path(BEST_CHECKPOINT).stem,
+        monitor=task.score_name,
+        mode="max",
+        enable_version_counter=False,
+    )
+    return Run(experiment, folder, plan, precision, data, task, best, start)
+
+
+def _task(
+    experiment: Experiment,
+    splits: Splits,
+    plan: Plan,
+    bundle: ModelBundle,
+    preprocessing: Preprocessing,
+) -> VisionTask:
+    """What is trained."""
+    task = VisionTask(
+        bundle.model.train(),
+        experiment.optim,
+        total_steps=plan.total_steps,
+        batch_size=experiment.data.batch_size,
+        seed=experiment.seed,
+        classes=splits.classes,
+        class_counts=class_counts(splits.train.labels, len(splits.classes)).tolist(),
+        multi_label=splits.multi_label,
+        preprocessing=preprocessing.to_dict(),
+    )
+    task.model.activation_checkpointing = experiment.trainer.activation_checkpointing
+    return task
+
+
+def _open_folder(
+    experiment: Experiment,
+    old: Path | None,
+    environment: dict[str, Any],
+    fingerprint: dict[str, Any],
+) -> Path:
+    """The folder of a run, new or gone on with; the main process keeps the surroundings in it."""
+    parent = Path(experiment.runs_dir).expanduser() / experiment.name
+    if not is_main_process():
+        return old or parent  # the name is told when the processes are connected
+    environment |= describe_environment()
+    if old is not None:
+        step = checkpoint_step(old / LAST_CHECKPOINT)
+        say(f"run        {old}, from step {step}\n")
+        write_json(old / f"environment-from-{step}.json", environment)
+        return old
+    folder = new_run_folder(parent)
+    say(f"run        {folder}\n")
+    # The schema's path is relative to the file that the experiment came from.
+    kept = experiment.model_copy(update={"schema_": None})
+    write_text(folder / EXPERIMENT_FILE, kept.to_json())
+    write_json(folder / DATA_FILE, fingerprint)
+    write_json(folder / "environment.json", environment)
+    return folder
+
+
+def checkpoint_copy(experiment: Experiment) -> Path:
+    """Where a finished run puts a copy of its best checkpoint."""
+    return Path(experiment.checkpoint_dir).expanduser() / f"{experiment.name}.ckpt"

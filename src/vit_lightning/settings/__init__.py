@@ -1,0 +1,20 @@
+"""The parts of an experiment file: names, defaults, ranges and what each is for."""
+
+from vit_lightning.settings.augmentation import BUNDLES, AugmentationSettings, RandAugmentSettings
+from vit_lightning.settings.base import Settings
+from vit_lightning.settings.data import CacheSettings, DataSettings
+from vit_lightning.settings.model import ModelSettings
+from vit_lightning.settings.optim import OptimSettings
+from vit_lightning.settings.trainer import TrainerSettings
+
+__all__ = [
+    "BUNDLES",
+    "AugmentationSettings",
+    "CacheSettings",
+    "DataSettings",
+    "ModelSettings",
+    "OptimSettings",
+    "RandAugmentSettings",
+    "Settings",
+    "TrainerSettings",
+]
