@@ -18,7 +18,7 @@ from vit_lightning.run_folder import ATTENTION_FILE, MODEL_FILE
 def say_plan(
     experiment: Experiment,
     plan: Plan,
-    precision: str,
+    choices: str,
     bundle: ModelBundle,
     preprocessing: Preprocessing,
     notes: Sequence[str],
@@ -28,7 +28,7 @@ def say_plan(
     Args:
         experiment: its settings.
         plan: its lengths.
-        precision: of the training.
+        choices: what it computes with.
         bundle: the model it begins with.
         preprocessing: of the pictures.
         notes: what is to be said of the pictures.
@@ -66,7 +66,7 @@ def say_plan(
             f"picture {1 / plan.steps_per_epoch:.1f} times (data.batch_size)"
         )
     evaluation = experiment.trainer.eval_precision
-    say(f"precision  {precision}; evaluation after the training in {evaluation}")
+    say(f"computes   {choices}; evaluation after the training in {evaluation}")
 
 
 def _augmentation(experiment: Experiment, preprocessing: Preprocessing) -> str:

@@ -46,7 +46,7 @@ def test_weight_decay_spares_biases_norms_and_tokens() -> None:
     model.fc = nn.Linear(4, 4)
     model.norm = nn.LayerNorm(4)
     model.frozen = nn.Parameter(torch.ones(2, 2), requires_grad=False)
-    optimizer = build_optimizer(model, OptimSettings(weight_decay=0.1), fused=False)
+    optimizer = build_optimizer(model, OptimSettings(weight_decay=0.1), precision="bf16-true")
     decayed, spared = optimizer.param_groups
     assert [id(p) for p in decayed["params"]] == [id(model.fc.weight)]
     assert decayed["weight_decay"] == 0.1
@@ -61,7 +61,7 @@ def test_fused_and_plain_updates_agree(name: str) -> None:
         torch.manual_seed(0)
         model = nn.Linear(7, 3)
         settings = OptimSettings(name=name, lr=0.1, weight_decay=0.05)
-        optimizer = build_optimizer(model, settings, fused=fused)
+        optimizer = build_optimizer(model, settings, precision="32" if fused else "bf16-true")
         for _ in range(4):
             optimizer.zero_grad()
             model(torch.ones(2, 7)).square().sum().backward()
@@ -75,7 +75,7 @@ def test_bfloat16_momentum_uses_the_fresh_sum_and_stores_the_rounded_one() -> No
     model = nn.Module()
     model.weight = parameter
     settings = OptimSettings(lr=1.0, momentum=0.5, momentum_dtype="bfloat16")
-    optimizer = build_optimizer(model, settings, fused=False)
+    optimizer = build_optimizer(model, settings, precision="bf16-true")
     gradient = 1.0 + 2.0**-12  # bfloat16 has 8 bits: it rounds to 1
     for expected in (-gradient, -2 * gradient - 0.5):
         parameter.grad = torch.full((1,), gradient)

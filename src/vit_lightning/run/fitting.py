@@ -43,7 +43,9 @@ def fit(run: Run) -> Run:
     loggers = build_loggers(
         experiment.loggers, run.folder, run_name=experiment.name, step=run.start_step
     )
-    trainer = build_trainer(settings, precision=run.precision, callbacks=callbacks, loggers=loggers)
+    trainer = build_trainer(
+        settings, precision=run.choices.precision, callbacks=callbacks, loggers=loggers
+    )
     per_step = run.data.stream(0, trainer.world_size).micro_batches_per_step
     trainer.accumulate_grad_batches = per_step
     trainer.val_check_interval = run.plan.val_every_steps * per_step

@@ -1,6 +1,6 @@
 """A training run before its first step: everything found or made, and said."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from vit_lightning.factory import ModelBundle, load_bundle
 from vit_lightning.files import write_text
 from vit_lightning.json_file import write_json
 from vit_lightning.models.vit import VisionTransformer
+from vit_lightning.run.choices import Choices, choose
 from vit_lightning.run_folder import (
     BEST_CHECKPOINT,
     DATA_FILE,
@@ -41,7 +42,7 @@ from vit_lightning.run_folder import (
 )
 from vit_lightning.training.loggers import require_loggers
 from vit_lightning.training.task import VisionTask
-from vit_lightning.training.trainer import build_trainer, choose_precision
+from vit_lightning.training.trainer import build_trainer
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class Run:
     experiment: Experiment
     folder: Path
     plan: Plan
-    precision: str
+    choices: Choices
     data: TrainData
     task: VisionTask
     best: ModelCheckpoint
@@ -85,7 +86,7 @@ def prepare(experiment: Experiment, resume: str | None) -> Run:
     old = find_run(parent, resume) if resume else None
     if old is not None:
         refuse_other_experiment(old, experiment)
-    precision = choose_precision(experiment.trainer)
+    choices = choose(experiment)
     splits = open_splits(experiment)
     fingerprint = splits.fingerprint()
     if old is not None:
@@ -102,11 +103,11 @@ def prepare(experiment: Experiment, resume: str | None) -> Run:
     require_loggers(experiment.loggers)
     task = _task(experiment, splits, plan, bundle, preprocessing)
     # A Trainer to ask: what the devices do not allow is said before a folder is made.
-    num_ranks = build_trainer(experiment.trainer, precision=precision).world_size
+    num_ranks = build_trainer(experiment.trainer, precision=choices.precision).world_size
     data.check_ranks(num_ranks)
-    say_plan(experiment, plan, precision, bundle, preprocessing, splits.notes)
+    say_plan(experiment, plan, str(choices), bundle, preprocessing, splits.notes)
     make_folder(checkpoint_copy(experiment).parent, "checkpoint_dir")  # not after the training
-    folder = _open_folder(experiment, old, {"precision": precision}, fingerprint)
+    folder = _open_folder(experiment, old, asdict(choices), fingerprint)
     task.origin = {"run": str(folder), "data": fingerprint}
     best = ModelCheckpoint(
         dirpath=folder,
@@ -115,7 +116,7 @@ def prepare(experiment: Experiment, resume: str | None) -> Run:
         mode="max",
         enable_version_counter=False,
     )
-    return Run(experiment, folder, plan, precision, data, task, best, start)
+    return Run(experiment, folder, plan, choices, data, task, best, start)
 
 
 def _task(

@@ -43,7 +43,16 @@ def learning_rate(
     return float(rate)
 
 
-def build_optimizer(model: nn.Module, settings: OptimSettings, *, fused: bool) -> Optimizer:
+def has_fused_update(settings: OptimSettings, precision: str) -> bool:
+    """Whether one kernel updates all weights in training of this precision."""
+    if settings.name == "sgd" and settings.momentum_dtype == "bfloat16":
+        return False
+    # Lightning refuses fused updates where it has to unscale gradients before clipping, and
+    # torch 2.13's fused SGD leaves most bfloat16 weights on a CPU as they were.
+    return precision in {"32", "32-true", "bf16-mixed"}
+
+
+def build_optimizer(model: nn.Module, settings: OptimSettings, precision: str) -> Optimizer:
     """The optimizer of ``settings`` over the parameters of ``model`` that take a gradient.
 
     Weight decay reaches matrices and filters; biases, norms, the class token and the position
@@ -52,8 +61,9 @@ def build_optimizer(model: nn.Module, settings: OptimSettings, *, fused: bool) -
     Args:
         model: whose parameters to update.
         settings: the recipe.
-        fused: use torch's one-kernel update where the optimizer has it.
+        precision: of the training, in Lightning's words.
     """
+    fused = has_fused_update(settings, precision)
     groups = _decay_groups(model, settings.weight_decay)
     if settings.name == "adamw":
         return AdamW(groups, lr=settings.lr, betas=settings.betas, fused=fused)

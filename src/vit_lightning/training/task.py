@@ -182,10 +182,7 @@ class VisionTask(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer and per-step schedule of the recipe."""
-        # Lightning refuses fused updates where it has to unscale gradients before clipping, and
-        # torch 2.13's fused SGD leaves most bfloat16 weights on a CPU as they were.
-        fused = self.trainer.precision in {"32-true", "bf16-mixed"}
-        optimizer = build_optimizer(self.model, self.optim, fused=fused)
+        optimizer = build_optimizer(self.model, self.optim, str(self.trainer.precision))
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self._rate(step) / self.optim.lr
         )
