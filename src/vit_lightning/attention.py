@@ -5,8 +5,8 @@ Every attention layer forms, for each head, a table of probabilities
     P = softmax(Q Kᵀ / √d),        Q, K: (N, d),        P: (N, N), each row sums to 1;
 
 row i says from which tokens token i draws. The model computes P inside torch's fused kernel and
-never returns it. Here a hook on each attention layer reads the layer's input on its way in and
-forms P from it a second time: the forward pass stays as it is, fused and without a flag.
+never returns it. Here a hook on each layer that makes Q, K and V reads them there, and forms P from
+them a second time: the forward pass stays as it is, fused and without a flag.
 
 *Attention rollout* (Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers") follows
 the flow through all layers. With the heads averaged, a block passes to each token the mixture P of
@@ -124,22 +124,23 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _watching(model: VisionTransformer, receive: Callable[[Tensor], None]) -> Iterator[None]:
-    """Hooks on the attention layers' inputs, gone afterwards, also on an error."""
-
-    def hook(attention: Attention, inputs: tuple[Any, ...]) -> None:
-        receive(_probabilities(attention, inputs[0]))
-
+    """Hooks on what enters attention, gone afterwards, also on an error."""
     with ExitStack() as handles:
         for layer in model.modules():
             if isinstance(layer, Attention):  # in the order of the blocks
-                handles.enter_context(layer.register_forward_pre_hook(hook))
+
+                def hook(_: nn.Module, __: Any, made: Tensor, heads: int = layer.num_heads) -> None:
+                    receive(_probabilities(made, heads))
+
+                handles.enter_context(layer.qkv.register_forward_hook(hook))
         yield
 
 
-def _probabilities(attention: Attention, x: Tensor) -> Tensor:
-    """A layer's input (B, N, D) → its attention probabilities (B, heads, N, N)."""
-    query, key, _ = attention.query_key_value(x)
+def _probabilities(made: Tensor, num_heads: int) -> Tensor:
+    """Queries, keys and values (B, N, 3 D) → attention probabilities (B, heads, N, N)."""
+    parts = made.view(*made.shape[:2], 3, num_heads, -1)
+    query, key, _ = parts.permute(2, 0, 3, 1, 4).unbind(0)
     dtype = torch.promote_types(query.dtype, torch.float32)
-    with torch.autocast(x.device.type, enabled=False):  # bfloat16 scores would be too coarse
+    with torch.autocast(made.device.type, enabled=False):  # bfloat16 scores would be too coarse
         query = query.to(dtype) / math.sqrt(query.shape[-1])
         return (query @ key.to(dtype).transpose(-2, -1)).softmax(dim=-1)
