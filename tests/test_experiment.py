@@ -53,6 +53,7 @@ def test_defaults_are_the_papers_recipe() -> None:
         "warmup_steps": None,
         "decay": "cosine",
         "clip_norm": 1.0,
+        "ema_decay": None,
         "label_smoothing": 0.0,
         "loss": None,  # cross-entropy, for one label a picture
         "focal_gamma": 2.0,  # of the focal loss alone
@@ -456,3 +457,15 @@ def test_a_bundle_that_is_none_is_refused(bundle: Any) -> None:
 def test_a_class_keeps_its_name_in_errors() -> None:
     optim = {"class_weights": {"sea-lion [old]": -1.0}}
     assert "optim.class_weights.sea-lion [old]: " in _error(SMALLEST | {"optim": optim})
+
+
+def test_an_average_needs_finer_weights_than_bfloat16() -> None:
+    values = {
+        "name": "x",
+        "description": "x",
+        "data": {"name": "digits"},
+        "optim": {"ema_decay": 0.99},
+        "trainer": {"max_steps": 1, "precision": "bf16-true"},
+    }
+    with pytest.raises(ValidationError, match="take bf16-mixed or 32"):
+        Experiment.model_validate(values)

@@ -13,6 +13,7 @@ import torch
 from run_files import read_events, read_rows, read_weights
 from vit_lightning.cli import main
 from vit_lightning.errors import InputError
+from vit_lightning.factory import load_bundle
 from vit_lightning.run import train
 from vit_lightning.run_folder import checkpoint_step
 from vit_lightning.training.task import VisionTask
@@ -84,6 +85,31 @@ def test_resumed_run_is_the_one_that_was_not_stopped(
     assert (folder / f"environment-from-{step}.json").exists()
     with pytest.raises(InputError, match="this run is finished"):
         train(longer, resume=str(folder))
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_averaged_weights_are_resumed_and_are_the_model(
+    longer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    overrides = ["optim.ema_decay=0.9"]
+    straight = train(longer, [f"runs_dir={tmp_path / 'straight'}", *overrides])
+    assert "; averaged weights: val accuracy" in capsys.readouterr().err
+    _kill_at(monkeypatch, 3, KilledError())
+    with pytest.raises(KilledError):
+        train(longer, overrides)
+    resumed = train(longer, overrides, resume="auto")
+    weights, expected = (read_weights(run / "last.ckpt") for run in (resumed.run, straight.run))
+    assert weights.keys() == expected.keys()
+    for key, value in weights.items():
+        assert torch.equal(value, expected[key]), key
+    assert read_rows(resumed.run, "val/ema_loss") == read_rows(straight.run, "val/ema_loss")
+
+    model = load_bundle(resumed.run / "last.ckpt").model
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, weights[f"averaged.{key}"])
+    assert not torch.equal(model.head.weight, weights["model.head.weight"])
+    loss = read_rows(resumed.run, "val/ema_loss")[5]
+    assert resumed.final["val"].loss == pytest.approx(loss, rel=1e-5)
 
 
 def test_pictures_of_a_resumed_run_are_all_there(

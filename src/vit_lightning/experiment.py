@@ -57,6 +57,15 @@ class Experiment(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _averages_are_fine_enough(self) -> Self:
+        if self.optim.ema_decay is not None and self.trainer.precision == "bf16-true":
+            raise ValueError(
+                "optim.ema_decay moves the average by less than the weights of "
+                "trainer.precision bf16-true can express: take bf16-mixed or 32"
+            )
+        return self
+
     def to_json(self) -> str:
         """The file that stands for this experiment, defaults and all."""
         return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2) + "\n"

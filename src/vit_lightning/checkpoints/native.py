@@ -24,6 +24,9 @@ HASH_KEY = "sha256"
 STATE_PREFIX = "model."
 """What stands before our names in a Lightning checkpoint of this package."""
 
+AVERAGED_PREFIX = "averaged."
+"""The same of the averaged weights, where a training keeps them; they are the model then."""
+
 NATIVE_LAYOUT = "native"
 """Our own names; other layouts are those of the library that a file is written for."""
 

@@ -23,6 +23,7 @@ from vit_lightning.checkpoints.keymap import (
 )
 from vit_lightning.checkpoints.locate import Located, locate_weights
 from vit_lightning.checkpoints.native import (
+    AVERAGED_PREFIX,
     DESCRIPTION_KEY,
     HASH_KEY,
     STATE_PREFIX,
@@ -183,7 +184,9 @@ def _open_torch(path: Path) -> _Opened:
         raise InputError(f"{path}: its description of the model is damaged ({error})") from error
     if not isinstance(plain, dict):
         raise InputError(f"{path}: its description of the model is damaged")
-    return _Opened(file.tensors, describe(path, plain), Renamed(file.tensors, STATE_PREFIX))
+    averaged = any(key.startswith(AVERAGED_PREFIX) for key in file.tensors.shapes)
+    prefix = AVERAGED_PREFIX if averaged else STATE_PREFIX
+    return _Opened(file.tensors, describe(path, plain), Renamed(file.tensors, prefix))
 
 
 _OPENERS: dict[str, Callable[[Path], _Opened]] = {

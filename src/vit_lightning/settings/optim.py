@@ -26,6 +26,13 @@ class OptimSettings(Settings):
     clip_norm: Annotated[
         float | None, Field(gt=0.0, description="global gradient norm; null: no clipping")
     ] = 1.0
+    ema_decay: Annotated[
+        Fraction | None,
+        Field(
+            description="of an exponential moving average of the weights, validated beside them "
+            "and kept as the model; null: none"
+        ),
+    ] = None
     label_smoothing: Fraction = 0.0
     loss: Annotated[
         Literal["cross_entropy", "binary_cross_entropy", "focal"] | None,

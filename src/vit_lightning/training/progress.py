@@ -2,10 +2,12 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L  # the project's own convention for its import
 from lightning.pytorch.callbacks import ProgressBar
+from torch import Tensor
 from tqdm import tqdm
 
 from vit_lightning.training.callbacks import Throughput
@@ -74,10 +76,10 @@ class StepProgress(ProgressBar):
         """Say what a validation gave."""
         metrics = trainer.callback_metrics
         if self._enabled and trainer.state.fn == "fit" and "val/accuracy" in metrics:
-            score = f"val accuracy {float(metrics['val/accuracy']):.2%}"
-            if "val/mean_average_precision" in metrics:
-                score = f"val mAP {float(metrics['val/mean_average_precision']):.4f}"
-            self._say(trainer, f"{score}, val loss {float(metrics['val/loss']):.4f}")
+            said = _validated(metrics, "val/")
+            if "val/ema_accuracy" in metrics:
+                said += f"; averaged weights: {_validated(metrics, 'val/ema_')}"
+            self._say(trainer, said)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Close the bar."""
@@ -146,3 +148,11 @@ class StepProgress(ProgressBar):
     @staticmethod
     def _total(trainer: L.Trainer) -> int:
         return int(trainer.num_training_batches) // trainer.accumulate_grad_batches
+
+
+def _validated(metrics: Mapping[str, Tensor], prefix: str) -> str:
+    """What a validation gave for one set of weights."""
+    score = f"val accuracy {float(metrics[prefix + 'accuracy']):.2%}"
+    if prefix + "mean_average_precision" in metrics:
+        score = f"val mAP {float(metrics[prefix + 'mean_average_precision']):.4f}"
+    return f"{score}, val loss {float(metrics[prefix + 'loss']):.4f}"

@@ -6,17 +6,17 @@ from typing import Any
 import lightning as L  # the project's own convention for its import
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from vit_lightning.errors import InputError
 from vit_lightning.models.vit import VisionTransformer
 from vit_lightning.settings import OptimSettings
-from vit_lightning.training.losses import Loss, binary_cross_entropy
+from vit_lightning.training.averaging import averaged_copy, update_average
+from vit_lightning.training.losses import Loss
 from vit_lightning.training.optim import build_optimizer, default_warmup, learning_rate
-from vit_lightning.training.scores import MeanAveragePrecision, correct
+from vit_lightning.training.scores import correct
+from vit_lightning.training.validation import ValidationScores
 
 Batch = tuple[Tensor, Tensor]
 
@@ -43,7 +43,8 @@ class VisionTask(L.LightningModule):
 
     Logged per optimizer step: ``train/loss``, ``train/accuracy``, ``train/lr``,
     ``train/grad_norm`` (before clipping); per validation: ``val/loss``, ``val/accuracy``, and with
-    several labels ``val/mean_average_precision``, exact for any number of ranks. Accuracy is the
+    several labels ``val/mean_average_precision``, exact for any number of ranks; the same with
+    ``val/ema_`` for the averaged weights, if the recipe has an ``ema_decay``. Accuracy is the
     share of pictures whose largest logit is at the largest target, with several labels the share
     for which every class is told right. ``train/loss`` is the recipe's; ``val/loss`` compares over
     recipes: the cross-entropy, with several labels the binary one summed over the classes.
@@ -90,10 +91,10 @@ class VisionTask(L.LightningModule):
         self.multi_label = multi_label
         self.preprocessing = preprocessing
         self.origin = origin
-        self.val_loss = MeanMetric()
-        self.val_accuracy = MeanMetric()
-        if multi_label:
-            self.val_average_precision = MeanAveragePrecision()
+        self.scores = ValidationScores(multi_label=multi_label)
+        if self.optim.ema_decay is not None:
+            self.averaged = averaged_copy(model)
+            self.averaged_scores = ValidationScores(multi_label=multi_label)
         self._loss = Loss(self.optim, classes=classes, counts=class_counts, multi_label=multi_label)
         self._grad_norm = torch.zeros(())
         self._validated = 0  # pictures of this rank in the running validation
@@ -102,7 +103,8 @@ class VisionTask(L.LightningModule):
     @property
     def score_name(self) -> str:
         """The logged value that models are chosen by; the larger, the better."""
-        return "val/mean_average_precision" if self.multi_label else "val/accuracy"
+        score = "mean_average_precision" if self.multi_label else "accuracy"
+        return f"val/{score}" if self.optim.ema_decay is None else f"val/ema_{score}"
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, height, width) → (B, classes)."""
@@ -133,9 +135,11 @@ class VisionTask(L.LightningModule):
         return losses.sum() * (cuts / self.batch_size)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log what belongs to the whole optimizer step, when it is due."""
+        """Average the weights; log what belongs to the whole optimizer step, when it is due."""
         if not step_is_complete(self.trainer, batch_idx):
             return
+        if self.optim.ema_decay is not None:
+            update_average(self.averaged, self.model, self.optim.ema_decay, self.global_step)
         sums, self._sums = self._sums, None
         if sums is None or not log_is_due(self.trainer):
             return
@@ -203,21 +207,16 @@ class VisionTask(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the validation's sums."""
         images, labels = batch
-        logits, size = self(images).float(), len(labels)
-        self._validated += size
-        right = correct(logits, labels, multi_label=self.multi_label).float()
-        if self.multi_label:
-            losses = binary_cross_entropy(logits, labels.to(logits.dtype))
-            self.val_average_precision.update(logits, labels)
-            self.log("val/mean_average_precision", self.val_average_precision, batch_size=size)
-        else:
-            losses = F.cross_entropy(logits, labels, reduction="none")
-        # All pictures of a batch may have been left out. Ranks take part all the same, with none.
-        count = max(size, 1)
-        self.val_accuracy.update(right.sum() / count, weight=size)
-        self.val_loss.update(losses.sum() / count, weight=size)
-        self.log("val/loss", self.val_loss, batch_size=size)
-        self.log("val/accuracy", self.val_accuracy, batch_size=size)
+        self._validated += len(labels)
+        self._validate("val/", self.scores, self(images), labels)
+        if self.optim.ema_decay is not None:
+            self._validate("val/ema_", self.averaged_scores, self.averaged(images), labels)
+
+    def _validate(
+        self, prefix: str, scores: ValidationScores, logits: Tensor, labels: Tensor
+    ) -> None:
+        for name, metric in scores.update(logits.float(), labels).items():
+            self.log(prefix + name, metric, batch_size=len(labels))
 
     def on_validation_epoch_end(self) -> None:
         """Refuse to choose weights by no pictures at all.
