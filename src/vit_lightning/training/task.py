@@ -10,8 +10,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from vit_lightning.errors import InputError
+from vit_lightning.models.lora import merged_state
 from vit_lightning.models.vit import VisionTransformer
-from vit_lightning.settings import OptimSettings
+from vit_lightning.settings import AdaptSettings, OptimSettings
+from vit_lightning.training.adaptation import (
+    Adaptation,
+    logits_of_head_alone,
+    with_zero_gradients,
+)
 from vit_lightning.training.averaging import averaged_copy, update_average
 from vit_lightning.training.losses import Loss
 from vit_lightning.training.optim import build_optimizer, default_warmup, learning_rate
@@ -19,6 +25,7 @@ from vit_lightning.training.scores import correct
 from vit_lightning.training.validation import ValidationScores
 
 Batch = tuple[Tensor, Tensor]
+_FACTORS = "lora"  # in a checkpoint: weights and factors behind merged ones
 
 
 def step_is_complete(trainer: L.Trainer, batch_idx: int) -> bool:
@@ -52,6 +59,9 @@ class VisionTask(L.LightningModule):
     Args:
         model: the network.
         optim: the recipe; the paper's by default.
+        adapt: what of the network is trained; all by default. It is changed in place: parameters
+            are frozen, and layers get low-rank updates, which
+            :func:`~vit_lightning.models.lora.merge_lora` puts into their weights.
         total_steps: optimizer steps of the run, for the schedule.
         batch_size: pictures of an optimizer step over all ranks and micro-batches. With it every
             picture weighs the same however the step is cut; without it each batch's mean counts.
@@ -64,7 +74,8 @@ class VisionTask(L.LightningModule):
             plain JSON types.
 
     Raises:
-        InputError: the recipe's loss does not go with the labels, or its weights with the classes.
+        InputError: the recipe's loss does not go with the labels, or its weights with the classes;
+            or what is to be trained not with the network or with ``total_steps``.
     """
 
     def __init__(
@@ -72,6 +83,7 @@ class VisionTask(L.LightningModule):
         model: VisionTransformer,
         optim: OptimSettings | None = None,
         *,
+        adapt: AdaptSettings | None = None,
         total_steps: int,
         batch_size: int | None = None,
         seed: int = 0,
@@ -83,6 +95,7 @@ class VisionTask(L.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
+        self.adaptation = Adaptation(model, adapt or AdaptSettings(), total_steps, seed)
         self.optim = optim or OptimSettings()
         self.total_steps = total_steps
         self.batch_size = batch_size
@@ -113,7 +126,8 @@ class VisionTask(L.LightningModule):
     # Training
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make the model's draws independent of what ran before: a resumed run agrees."""
+        """Make the model's modes and draws independent of what ran before, for a resumed run."""
+        self.adaptation.set_modes(self.global_step)
         micro_batch = batch_idx % self.trainer.accumulate_grad_batches
         key = (self.seed, self.global_step, micro_batch, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
@@ -121,12 +135,19 @@ class VisionTask(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The share of this micro-batch in the step's mean loss."""
         images, targets = batch
-        logits = self(images).float()
+        alone = self.adaptation.trains_head_alone(self.global_step)
+        logits = (logits_of_head_alone(self.model, images) if alone else self(images)).float()
         losses = self._loss(logits, targets)
         right = correct(logits.detach(), targets, multi_label=self.multi_label).sum()
         seen = torch.tensor(float(len(targets)), device=losses.device)
         sums = torch.stack([losses.detach().sum(), right.float(), seen])
         self._sums = sums if self._sums is None else self._sums + sums
+        loss = self._share_of_step(losses)
+        if alone and self.trainer.world_size > 1:
+            loss = with_zero_gradients(loss, self.adaptation.waiting())
+        return loss
+
+    def _share_of_step(self, losses: Tensor) -> Tensor:
         if self.batch_size is None:
             return losses.mean()
         # Lightning divides by the micro-batches and averages over ranks: undo both, so that the
@@ -135,11 +156,9 @@ class VisionTask(L.LightningModule):
         return losses.sum() * (cuts / self.batch_size)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Average the weights; log what belongs to the whole optimizer step, when it is due."""
+        """Log what belongs to the whole optimizer step, when it is due."""
         if not step_is_complete(self.trainer, batch_idx):
             return
-        if self.optim.ema_decay is not None:
-            update_average(self.averaged, self.model, self.optim.ema_decay, self.global_step)
         sums, self._sums = self._sums, None
         if sums is None or not log_is_due(self.trainer):
             return
@@ -172,6 +191,12 @@ class VisionTask(L.LightningModule):
                 f"optim.clip_norm on; with precision 16-mixed try bf16-mixed or 32"
             )
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave what waits for the head alone, also without decay and count of updates."""
+        if self.adaptation.trains_head_alone(self.global_step):
+            for parameter in self.adaptation.waiting():
+                parameter.grad = None
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
@@ -184,9 +209,18 @@ class VisionTask(L.LightningModule):
             self.model.parameters(), float("inf") if limit is None else limit
         )
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Update the weights and their average, before any callback may write a checkpoint."""
+        super().optimizer_step(*args, **kwargs)
+        if self.optim.ema_decay is not None:
+            # The step is counted only when this has returned.
+            update_average(self.averaged, self.model, self.optim.ema_decay, self.global_step + 1)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer and per-step schedule of the recipe."""
-        optimizer = build_optimizer(self.model, self.optim, str(self.trainer.precision))
+        optimizer = build_optimizer(
+            self.model, self.optim, str(self.trainer.precision), self.adaptation.rate_scale
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self._rate(step) / self.optim.lr
         )
@@ -237,7 +271,14 @@ class VisionTask(L.LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what makes the checkpoint a model of its own: shape, classes, preprocessing."""
+        """Add what makes the checkpoint a model of its own: shape, classes, preprocessing.
+
+        Low-rank updates are in its weights, whoever reads them; beside stands what they are made
+        of, for :meth:`on_load_checkpoint`.
+        """
+        plain, factors = merged_state(self, checkpoint["state_dict"])
+        if factors:
+            checkpoint["state_dict"], checkpoint[_FACTORS] = plain, factors
         checkpoint["vit_lightning"] = {
             "config": self.model.config.to_dict(),
             "classes": None if self.classes is None else list(self.classes),
@@ -245,3 +286,7 @@ class VisionTask(L.LightningModule):
             "origin": self.origin,
             "multi_label": self.multi_label,
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take low-rank updates out of the weights again, bit for bit."""
+        checkpoint["state_dict"] |= checkpoint.get(_FACTORS, {})
