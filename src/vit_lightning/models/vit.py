@@ -53,22 +53,29 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim)
         self.proj = nn.Linear(config.embed_dim, config.embed_dim)
 
-    def query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, N, D) → three of (B, H, N, d)."""
-        query, key, value = self._by_head(self.qkv(x))
-        return query, key, value
-
-    def forward(self, x: Tensor, wanted: int | None = None) -> Tensor:
-        """(B, N, D) → (B, N, D), or (B, wanted, D) of the first tokens."""
+    def query_key_value(
+        self, x: Tensor, wanted: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, D) → three of (B, H, N, d), the first of the first ``wanted`` tokens."""
         if wanted is None:
-            query, key, value = self.query_key_value(x)
+            query, key, value = self._by_head(self.qkv(x))
         else:
             dim, weight, bias = x.shape[2], self.qkv.weight, self.qkv.bias
             (query,) = self._by_head(F.linear(x[:, :wanted], weight[:dim], bias[:dim]))
             key, value = self._by_head(F.linear(x, weight[dim:], bias[dim:]))
+        return query, key, value
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """Three of (B, H, N, d) → (B, N, D); ``bias`` is added to the scores (B, H, N, N)."""
         dropout = self.attention_dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)  # B H N d
+        mixed = F.scaled_dot_product_attention(query, key, value, bias, dropout)  # B H N d
         return self.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor, wanted: int | None = None) -> Tensor:
+        """(B, N, D) → (B, N, D), or (B, wanted, D) of the first tokens."""
+        return self.attend(*self.query_key_value(x, wanted))
 
     def _by_head(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, N, P * D) → P of (B, H, N, d)."""
@@ -214,19 +221,29 @@ class VisionTransformer(nn.Module):
 
     def forward_head(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, D) → logits."""
-        x = self.pool(tokens)
+        return self.head(self.before_head(self.pool(tokens)))  # type: ignore[no-any-return]
+
+    def before_head(self, x: Tensor) -> Tensor:
+        """Pooled tokens (B, D) → what enters the head (B, head_features)."""
         if self.config.representation_size is not None:
             x = torch.tanh(self.pre_logits(x))
-        return self.head(x)  # type: ignore[no-any-return]
+        return x
+
+    def representation(self, x: Tensor) -> Tensor:
+        """Pictures (B, C, height, width) → what enters the head (B, head_features).
+
+        Where the head reads the class token alone, the last block and the last norm compute it
+        alone.
+        """
+        wanted = self.config.num_prefix_tokens if self.config.pool == "token" else None
+        return self.before_head(self.pool(self._encoded(x, wanted)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures (B, C, height, width) → logits; see the class.
 
-        Where the head reads the class token alone, the last block and the last norm compute it
-        alone. ``forward_head(forward_features(x))`` computes all tokens, for the same logits.
+        ``forward_head(forward_features(x))`` computes all tokens, for the same logits.
         """
-        wanted = self.config.num_prefix_tokens if self.config.pool == "token" else None
-        return self.forward_head(self._encoded(x, wanted))
+        return self.head(self.representation(x))  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
