@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         save_model,
     )
     from vit_lightning.models.config import ResNetConfig, ViTConfig
+    from vit_lightning.models.merging import merge_tokens
     from vit_lightning.models.presets import PRESETS
     from vit_lightning.models.vit import VisionTransformer
     from vit_lightning.parity.stages import ParityReport
@@ -51,6 +52,7 @@ _HOMES = {
     "save_model": "factory",
     "ResNetConfig": "models.config",
     "ViTConfig": "models.config",
+    "merge_tokens": "models.merging",
     "PRESETS": "models.presets",
     "VisionTransformer": "models.vit",
     "ParityReport": "parity.stages",
@@ -77,6 +79,7 @@ __all__ = [  # noqa: RUF022  # in the order of a user's way, not of the alphabet
     "push",
     "Pushed",
     "ModelBundle",
+    "merge_tokens",
     "PRESETS",
     "ViTConfig",
     "ResNetConfig",

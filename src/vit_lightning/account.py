@@ -12,6 +12,7 @@ from vit_lightning.evaluation.metrics import Metrics
 from vit_lightning.evaluation.multi_label import AnyMetrics
 from vit_lightning.experiment import Experiment
 from vit_lightning.factory import ModelBundle
+from vit_lightning.models.merging import describe_merging
 from vit_lightning.run_folder import ATTENTION_FILE, MODEL_FILE
 
 
@@ -67,6 +68,8 @@ def say_plan(
         )
     evaluation = experiment.trainer.eval_precision
     say(f"computes   {choices}; evaluation after the training in {evaluation}")
+    if pairs := experiment.trainer.merge_tokens:
+        say(f"           {describe_merging(config, pairs)}")
 
 
 def _augmentation(experiment: Experiment, preprocessing: Preprocessing) -> str:

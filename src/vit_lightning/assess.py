@@ -24,6 +24,7 @@ from vit_lightning.evaluation.report import refuse_zero_head, summary_text, writ
 from vit_lightning.experiment import Experiment, resolve_experiment
 from vit_lightning.factory import ModelBundle, load_bundle
 from vit_lightning.figures import confusion_figure, precision_recall_figure, roc_figure
+from vit_lightning.models.merging import describe_merging, merge_tokens
 from vit_lightning.prediction import preprocessing_of
 from vit_lightning.run_folder import describe_environment, new_run_folder
 from vit_lightning.settings import TrainerSettings
@@ -179,6 +180,7 @@ def evaluate(
         "split": split,
         **({} if subject.path is None else {"data": subject.path}),
         "precision": precision,
+        "merge_tokens": experiment.trainer.merge_tokens,
         "caution": subject.caution,
         "preprocessing": preprocessing.to_dict(),
     }
@@ -213,6 +215,9 @@ def _load(experiment: Experiment, checkpoint: str | Path) -> ModelBundle:
     bundle = load_bundle(located, *told)
     say_notes(bundle.notes)
     refuse_zero_head(bundle.model)
+    if pairs := experiment.trainer.merge_tokens:
+        merge_tokens(bundle.model, pairs)
+        say(describe_merging(bundle.model.config, pairs))
     return bundle
 
 

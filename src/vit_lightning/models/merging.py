@@ -88,7 +88,7 @@ def merge_tokens(model: VisionTransformer, r: int) -> VisionTransformer:
     if type(model) not in (VisionTransformer, MergingTransformer):
         raise InputError(
             f"tokens are merged in a VisionTransformer, got {type(model).__name__}; one that is "
-            f"compiled or wrapped has to be told before"
+            f"compiled, packed or wrapped has to be told before"
         )
     if r and model.config.pool == "none":
         raise InputError(

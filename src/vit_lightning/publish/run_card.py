@@ -126,8 +126,11 @@ def _result_rows(weights: str, measured: Measured) -> list[list[str]]:
 def _about_the_choice(run: RunRecord, best: Measured, final: Measured) -> str:
     several = any(score.measure == "mAP" for score in best.scores.values())
     by = "are bootstrapped over the pictures" if several else "are Wilson's"
+    settings = run.experiment.trainer
+    pairs = settings.merge_tokens
+    merging = f", with {pairs} pairs of tokens merged in each block" if pairs else ""
     words = (
-        f"Measured after the training in precision {run.experiment.trainer.eval_precision}. The "
+        f"Measured after the training in precision {settings.eval_precision}{merging}. The "
         f"intervals {by}: what the number of pictures allows to say."
     )
     if several:

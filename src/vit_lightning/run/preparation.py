@@ -25,6 +25,7 @@ from vit_lightning.experiment import Experiment
 from vit_lightning.factory import ModelBundle, load_bundle
 from vit_lightning.files import write_text
 from vit_lightning.json_file import write_json
+from vit_lightning.models.merging import merge_tokens
 from vit_lightning.models.vit import VisionTransformer
 from vit_lightning.run.choices import Choices, choose
 from vit_lightning.run_folder import (
@@ -128,7 +129,7 @@ def _task(
 ) -> VisionTask:
     """What is trained."""
     task = VisionTask(
-        bundle.model.train(),
+        merge_tokens(bundle.model.train(), experiment.trainer.merge_tokens),
         experiment.optim,
         total_steps=plan.total_steps,
         batch_size=experiment.data.batch_size,

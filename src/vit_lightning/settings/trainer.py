@@ -41,6 +41,15 @@ class TrainerSettings(Settings):
     activation_checkpointing: Annotated[
         bool, Field(description="recompute blocks in the backward pass to save memory")
     ] = False
+    merge_tokens: Annotated[
+        int,
+        Field(
+            ge=0,
+            lt=2**31,
+            description="pairs of tokens that each block merges, for speed, in training and "
+            "evaluation",
+        ),
+    ] = 0
     deterministic: Annotated[
         bool, Field(description="let torch refuse operations that are not")
     ] = False
