@@ -13,7 +13,9 @@ from vit_lightning.evaluation.multi_label import AnyMetrics
 from vit_lightning.experiment import Experiment
 from vit_lightning.factory import ModelBundle
 from vit_lightning.models.merging import describe_merging
+from vit_lightning.models.lora import is_factor
 from vit_lightning.run_folder import ATTENTION_FILE, MODEL_FILE
+from vit_lightning.settings import AdaptSettings, LoRASettings
 
 
 def say_plan(
@@ -35,7 +37,8 @@ def say_plan(
         notes: what is to be said of the pictures.
     """
     config = bundle.model.config
-    count = sum(parameter.numel() for parameter in bundle.model.parameters())
+    named = list(bundle.model.named_parameters())
+    count = sum(parameter.numel() for name, parameter in named if not is_factor(name))
     say(f"experiment {experiment.name}: {experiment.description}")
     for note in notes:
         say(f"data       {note}")
@@ -57,6 +60,10 @@ def say_plan(
         )
     if bundle.report is not None:
         say(str(bundle.report))
+    if experiment.adapt != AdaptSettings():
+        total = sum(parameter.numel() for _, parameter in named)
+        trained = sum(parameter.numel() for _, parameter in named if parameter.requires_grad)
+        say(f"trained    {trained:,} of {total:,} parameters ({_adaptation(experiment.adapt)})")
     say(f"augmented  {_augmentation(experiment, preprocessing)}")
     if unusual := _unusual(experiment):
         say(f"           {unusual}")
@@ -78,6 +85,17 @@ def _augmentation(experiment: Experiment, preprocessing: Preprocessing) -> str:
     crop = settings.crop or ("paper" if preprocessing.mode == "paper" else "modern")
     values = settings.model_dump(exclude={"bundle", "crop", "flip"}, exclude_defaults=True)
     return ", ".join([f"crop {crop}", *(["flip"] if settings.flip else []), *_in_words(values)])
+
+
+def _adaptation(settings: AdaptSettings) -> str:
+    """What is trained, in the words of the settings."""
+    words = [settings.method]
+    if settings.method == "lora":
+        lora = settings.lora or LoRASettings()
+        words += [f"of rank {lora.rank}, alpha {lora.alpha:g} on {' '.join(lora.targets)}"]
+        words += [f"with dropout {lora.dropout:g}"] if lora.dropout else []
+    values = settings.model_dump(exclude={"method", "lora"}, exclude_defaults=True)
+    return ", ".join([" ".join(words), *_in_words(values)])
 
 
 def _unusual(experiment: Experiment) -> str:

@@ -16,6 +16,7 @@ from vit_lightning.errors import InputError
 from vit_lightning.json_file import read_json
 from vit_lightning.overrides import apply_overrides
 from vit_lightning.settings import (
+    AdaptSettings,
     DataSettings,
     ModelSettings,
     OptimSettings,
@@ -39,6 +40,7 @@ class Experiment(Settings):
     expected: Annotated[str, Field(description="what the run is expected to give")] = ""
     model: ModelSettings = ModelSettings()
     data: DataSettings
+    adapt: AdaptSettings = AdaptSettings()
     optim: OptimSettings = OptimSettings()
     trainer: TrainerSettings
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -63,6 +65,15 @@ class Experiment(Settings):
             raise ValueError(
                 "optim.ema_decay moves the average by less than the weights of "
                 "trainer.precision bf16-true can express: take bf16-mixed or 32"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_kept_was_learnt(self) -> Self:
+        if self.adapt.needs_weights and self.model.weights is None:
+            raise ValueError(
+                "adapt keeps weights as they are, and with model.weights null they are random: "
+                "name weights, or take adapt.method full without head_first_steps"
             )
         return self
 

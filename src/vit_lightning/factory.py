@@ -20,6 +20,7 @@ from vit_lightning.checkpoints.npz import write_npz
 from vit_lightning.checkpoints.weights import WeightsFile, open_weights
 from vit_lightning.errors import InputError
 from vit_lightning.models.config import Pool, Size, ViTConfig, as_size
+from vit_lightning.models.lora import merged_state
 from vit_lightning.models.presets import PRESETS, preset, preset_name
 from vit_lightning.models.vit import VisionTransformer
 
@@ -199,7 +200,7 @@ def save_model(
     *,
     multi_label: bool = False,
 ) -> None:
-    """Write a model, whole or not at all, in the format of the suffix.
+    """Write a model, whole or not at all, in the format of the suffix; low-rank updates merged.
 
     Args:
         model: the model.
@@ -218,12 +219,13 @@ def save_model(
     config = model.config
     if classes is not None and len(classes) != config.num_classes:
         raise InputError(f"{len(classes)} class names for a model of {config.num_classes} classes")
+    state, _ = merged_state(model, model.state_dict())
     if path.suffix == ".safetensors":
         told = (classes, preprocessing, origin)
-        save_safetensors(path, model.state_dict(), config, *told, multi_label=multi_label)
+        save_safetensors(path, state, config, *told, multi_label=multi_label)
     elif path.suffix == ".npz":
         _check_sayable(config, classes, preprocessing, multi_label=multi_label)
-        pairs = write_state(GOOGLE.rows, model.state_dict(), config.num_heads)
+        pairs = write_state(GOOGLE.rows, state, config.num_heads)
         write_npz(path, ((key, _to_numpy(tensor)) for key, tensor in pairs))
     else:
         raise InputError(f"cannot write {path}: the suffix must be .safetensors or .npz")

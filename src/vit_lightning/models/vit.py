@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vit_lightning.errors import InputError
 from vit_lightning.models.config import ViTConfig
+from vit_lightning.models.lora import LoRALinear
 from vit_lightning.models.resnet import ResNet
 
 
@@ -60,9 +61,9 @@ class Attention(nn.Module):
         if wanted is None:
             query, key, value = self._by_head(self.qkv(x))
         else:
-            dim, weight, bias = x.shape[2], self.qkv.weight, self.qkv.bias
-            (query,) = self._by_head(F.linear(x[:, :wanted], weight[:dim], bias[:dim]))
-            key, value = self._by_head(F.linear(x, weight[dim:], bias[dim:]))
+            dim = x.shape[2]
+            (query,) = self._by_head(_part(self.qkv, x[:, :wanted], slice(dim)))
+            key, value = self._by_head(_part(self.qkv, x, slice(dim, None)))
         return query, key, value
 
     def attend(
@@ -82,6 +83,13 @@ class Attention(nn.Module):
         dim = self.qkv.in_features
         parts = x.view(*x.shape[:2], x.shape[2] // dim, self.num_heads, dim // self.num_heads)
         return parts.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _part(layer: nn.Linear, x: Tensor, rows: slice) -> Tensor:
+    """(..., inputs) → (..., those of a layer's outputs alone)."""
+    if isinstance(layer, LoRALinear):
+        return layer.part(x, rows)
+    return F.linear(x, layer.weight[rows], layer.bias[rows])
 
 
 class Mlp(nn.Module):
@@ -205,7 +213,7 @@ class VisionTransformer(nn.Module):
         for index, block in enumerate(self.blocks):
             # The others are of no use behind the last block.
             arguments = (x, wanted if index == len(self.blocks) - 1 else None)
-            if self.activation_checkpointing and self.training:
+            if self.activation_checkpointing and block.training:
                 x = checkpoint(block, *arguments, use_reentrant=False)
             else:
                 x = block(*arguments)

@@ -14,7 +14,13 @@ from vit_lightning.experiment import Experiment
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.publish.markdown import escape, one_line, table
 from vit_lightning.publish.run_record import Measured, RunRecord
-from vit_lightning.settings import AugmentationSettings, DataSettings, OptimSettings
+from vit_lightning.settings import (
+    AdaptSettings,
+    AugmentationSettings,
+    DataSettings,
+    LoRASettings,
+    OptimSettings,
+)
 
 _PUBLISHED = {
     "digits": "UCI Optical Recognition of Handwritten Digits, by way of scikit-learn",
@@ -181,7 +187,7 @@ def _more_figures(run: RunRecord, split: str) -> str:
 def training_section(run: RunRecord, config: ViTConfig, preprocessing: Preprocessing) -> str:
     """The settings that matter, for whoever wants to do it again."""
     experiment = run.experiment
-    rows = [["start", _start(experiment)]]
+    rows = [["start", _start(experiment)], *_adaptation_rows(experiment.adapt)]
     if "train" in run.counts:
         rows += _length_rows(run)
     rows += [
@@ -220,6 +226,27 @@ def _start(experiment: Experiment) -> str:
         return "from scratch"
     kept = " and its head" if model.keep_head else ", with a new head"
     return f"fine-tuned from {escape(weights_name(model.weights))}{kept}"
+
+
+def _adaptation_rows(settings: AdaptSettings) -> list[list[str]]:
+    """What was trained, where it is not everything."""
+    rows = []
+    if settings.method == "linear":
+        rows.append(["trained", "the head alone (linear probe)"])
+    elif settings.method == "lora":
+        lora = settings.lora or LoRASettings()
+        words = f"LoRA of rank {lora.rank}, α {lora.alpha:g}, on {', '.join(lora.targets)} "
+        words += "of every block" + (f", dropout {lora.dropout:g}" if lora.dropout else "")
+        rows.append(["trained", f"{words}, merged; and the head"])
+    elif settings.last_blocks is not None:
+        blocks = "block" if settings.last_blocks == 1 else f"{settings.last_blocks} blocks"
+        rows.append(["trained", f"the last {blocks}, the last norm and the head"])
+    if settings.head_first_steps:
+        rows.append(["head alone", f"for the first {settings.head_first_steps:,} steps"])
+    if settings.layer_decay < 1.0:
+        words = f"each layer {settings.layer_decay:g} times the rate of the next"
+        rows.append(["layer decay", words])
+    return rows
 
 
 def _length_rows(run: RunRecord) -> list[list[str]]:

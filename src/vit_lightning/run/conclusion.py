@@ -14,6 +14,7 @@ from vit_lightning.factory import load_bundle, save_model
 from vit_lightning.figures import save_figure
 from vit_lightning.files import atomic_write
 from vit_lightning.json_file import write_json
+from vit_lightning.models.lora import merge_lora
 from vit_lightning.run.preparation import Run, checkpoint_copy
 from vit_lightning.run_folder import (
     ATTENTION_FILE,
@@ -48,6 +49,7 @@ class TrainResult:
 
 def conclude(run: Run, path: Path | None) -> TrainResult:
     """Measure the final and the best weights, write what remains of the run, say where it is."""
+    merge_lora(run.task.model)  # as those that are loaded into it
     final_step = checkpoint_step(run.last)
     final = _assess_weights(run, run.last)
     best, best_step = final, final_step

@@ -131,6 +131,7 @@ def _task(
     task = VisionTask(
         merge_tokens(bundle.model.train(), experiment.trainer.merge_tokens),
         experiment.optim,
+        adapt=experiment.adapt,
         total_steps=plan.total_steps,
         batch_size=experiment.data.batch_size,
         seed=experiment.seed,

@@ -1,5 +1,6 @@
 """The parts of an experiment file: names, defaults, ranges and what each is for."""
 
+from vit_lightning.settings.adapt import AdaptSettings, LoRASettings
 from vit_lightning.settings.augmentation import BUNDLES, AugmentationSettings, RandAugmentSettings
 from vit_lightning.settings.base import Settings
 from vit_lightning.settings.data import CacheSettings, DataSettings
@@ -9,9 +10,11 @@ from vit_lightning.settings.trainer import TrainerSettings
 
 __all__ = [
     "BUNDLES",
+    "AdaptSettings",
     "AugmentationSettings",
     "CacheSettings",
     "DataSettings",
+    "LoRASettings",
     "ModelSettings",
     "OptimSettings",
     "RandAugmentSettings",

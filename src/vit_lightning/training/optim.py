@@ -52,7 +52,13 @@ def has_fused_update(settings: OptimSettings, precision: str) -> bool:
     return precision in {"32", "32-true", "bf16-mixed"}
 
 
-def build_optimizer(model: nn.Module, settings: OptimSettings, precision: str) -> Optimizer:
+def build_optimizer(
+    model: nn.Module,
+    settings: OptimSettings,
+    precision: str,
+    rate_scale: Callable[[str], float] = lambda _: 1.0,
+    waits: Callable[[str], bool] = lambda _: False,
+) -> Optimizer:
     """The optimizer of ``settings`` over the parameters of ``model`` that take a gradient.
 
     Weight decay reaches matrices and filters; biases, norms, the class token and the position
@@ -62,9 +68,11 @@ def build_optimizer(model: nn.Module, settings: OptimSettings, precision: str) -
         model: whose parameters to update.
         settings: the recipe.
         precision: of the training, in Lightning's words.
+        rate_scale: name of a parameter → what its learning rate is multiplied by.
+        waits: name of a parameter → whether it takes no gradients at first.
     """
     fused = has_fused_update(settings, precision)
-    groups = _decay_groups(model, settings.weight_decay)
+    groups = _groups(model, settings, rate_scale, waits)
     if settings.name == "adamw":
         return AdamW(groups, lr=settings.lr, betas=settings.betas, fused=fused)
     if settings.momentum_dtype == "bfloat16":
@@ -72,15 +80,30 @@ def build_optimizer(model: nn.Module, settings: OptimSettings, precision: str) -
     return SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=fused)
 
 
-def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+def _groups(
+    model: nn.Module,
+    settings: OptimSettings,
+    rate_scale: Callable[[str], float],
+    waits: Callable[[str], bool],
+) -> list[dict[str, object]]:
+    """Parameters of one rate and one decay together; those that decay come first.
+
+    What waits is apart: torch 2.13's fused SGD fails where a part of a group has no momentum yet.
+    """
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_matrix = parameter.ndim >= 2 and not name.endswith(("cls_token", "pos_embed"))
-            (decayed if is_matrix else spared).append(parameter)
-    groups = [(decayed, weight_decay), (spared, 0.0)]
-    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+            key = (not is_matrix, rate_scale(name), waits(name))
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": settings.lr * scale,
+            "weight_decay": 0.0 if spared else settings.weight_decay,
+        }
+        for (spared, scale, _), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
 
 
 class SGDBFloat16Momentum(Optimizer):

@@ -219,7 +219,11 @@ class VisionTask(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer and per-step schedule of the recipe."""
         optimizer = build_optimizer(
-            self.model, self.optim, str(self.trainer.precision), self.adaptation.rate_scale
+            self.model,
+            self.optim,
+            str(self.trainer.precision),
+            self.adaptation.rate_scale,
+            self.adaptation.waits,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self._rate(step) / self.optim.lr
