@@ -15,18 +15,18 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # itself; never from above, and never from its neighbours.
 LAYERS = (
     {"errors"},
-    {"files", "console", "cli_options", "memory", "overrides", "precision"},
+    {"files", "console", "cli_options", "hardware", "memory", "overrides", "precision"},
     {"json_file", "download", "settings"},
     {"experiment", "legacy", "models"},
     {"attention", "figures", "checkpoints", "data", "machine_limits"},
     {"evaluation", "training", "attention_view", "factory"},
-    {"prediction", "info", "run_folder", "convert"},
+    {"prediction", "info", "bench", "run_folder", "convert"},
     {"parity"},
     {"assemble"},
     {"assess", "check"},
     {"account"},
     {"run", "publish"},
-    {"cli_check", "cli_convert", "cli_data", "cli_push", "cli_verify", "cli_weights"},
+    {"cli_bench", "cli_check", "cli_convert", "cli_data", "cli_push", "cli_verify", "cli_weights"},
     {"cli"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -63,6 +63,7 @@ WITHOUT_TORCH = (
     "legacy",
     "download",
     "cli",
+    "cli_bench",
     "cli_check",
     "cli_convert",
     "cli_data",

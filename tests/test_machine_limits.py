@@ -3,7 +3,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tiny_models import TINY
-from vit_lightning.machine_limits import matrix_rate, matrix_shapes, memory_bandwidth
+from vit_lightning.machine_limits import (
+    matrix_limit,
+    matrix_rate,
+    matrix_shapes,
+    memory_bandwidth,
+)
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.models.vit import VisionTransformer
 
@@ -28,3 +33,16 @@ def test_every_rate_is_of_a_known_way() -> None:
         assert way in {"linear", "addmm", "oneDNN, packed"}
         assert 1e5 < rate < 1e16
     assert 1e6 < memory_bandwidth(repeats=1) < 1e14
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_limit_of_a_model(dtype: torch.dtype) -> None:
+    limit = matrix_limit(TINY, 2, dtype, repeats=1)
+    assert limit.shapes == matrix_shapes(TINY, 2)
+    assert limit.seconds("training") == 3 * limit.seconds()
+    assert limit.rate * limit.seconds() == pytest.approx(limit.operations)
+    slowest, fastest = (choose(rate for _, rate in limit.rates.values()) for choose in (min, max))
+    assert slowest <= limit.rate <= fastest
+    told = limit.to_dict()
+    assert [layer["shape"] for layer in told["layers"]] == [list(shape) for shape in limit.shapes]
+    assert told["gflop_a_second"] == round(limit.rate / 1e9, 1)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vit_lightning import __version__
+from vit_lightning.cli_bench import add_bench_command
 from vit_lightning.cli_check import add_check_command
 from vit_lightning.cli_convert import add_convert_command
 from vit_lightning.cli_data import add_data_command
@@ -34,6 +35,7 @@ _ADDED = (
     add_push_command,
     add_check_command,
     add_data_command,
+    add_bench_command,
 )
 
 # What a command returns is the exit code; nothing stands for 0.

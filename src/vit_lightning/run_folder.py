@@ -1,7 +1,6 @@
 """The folder of a run: its name, what is known of its surroundings, and how to find it again."""
 
 import datetime
-import os
 import platform
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import Experiment, parse_experiment
+from vit_lightning.hardware import describe_hardware
 from vit_lightning.json_file import read_json
 
 EXPERIMENT_FILE = "experiment.json"
@@ -42,6 +42,7 @@ _FREE_ON_RESUME = {
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",
+    "trainer.linear",
     "trainer.micro_batch",
     "trainer.activation_checkpointing",
     "trainer.checkpoint_every_steps",
@@ -182,38 +183,19 @@ def checkpoint_step(path: Path) -> int:
 
 def describe_environment() -> dict[str, Any]:
     """Versions, hardware and git state, as JSON."""
-    import torch
-
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "command": sys.argv,
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions,
-        "hardware": {
-            "platform": platform.platform(),
-            "cpu": _cpu_name(),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "cores": os.cpu_count(),
-            "torch_threads": torch.get_num_threads(),
-            "gpus": gpus,
-        },
+        "hardware": describe_hardware(),
         "git": _git_state(),
     }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def _git_state() -> dict[str, Any] | None:
