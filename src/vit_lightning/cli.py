@@ -106,22 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (train, evaluate):
         command.add_argument("overrides", nargs="*", help=_OVERRIDES, metavar="part.name=value")
 
-    predict = commands.add_parser("predict", help="name what is in pictures")
-    predict.set_defaults(command=_predict)
-    predict.add_argument("pictures", nargs="+", type=Path, help="files or folders")
-    _add_model(predict)
-    predict.add_argument("--top", type=int, default=5, help="classes to name (default: 5)")
-    predict.add_argument(
-        "--precision", choices=["32", "bf16-mixed"], default="32", help="default: 32"
-    )
-    predict.add_argument(
-        "--merge-tokens",
-        type=int,
-        default=0,
-        help="pairs of tokens that each block merges: faster, a little less exact (default: 0)",
-        metavar="R",
-    )
-    predict.add_argument("--csv", type=Path, help="write a table here too", metavar="FILE")
+    _add_predict(commands.add_parser("predict", help="name what is in pictures"))
 
     attend = commands.add_parser("attend", help="draw what a model looks at in pictures")
     attend.set_defaults(command=_attend)
@@ -162,6 +147,24 @@ def _add_subject(parser: argparse.ArgumentParser) -> None:
         "folder for each class, or a manifest (.csv, .tsv, .parquet)",
         metavar="PATH",
     )
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_predict)
+    parser.add_argument("pictures", nargs="+", type=Path, help="files or folders")
+    _add_model(parser)
+    parser.add_argument("--top", type=int, default=5, help="classes to name (default: 5)")
+    parser.add_argument(
+        "--precision", choices=["32", "bf16-mixed"], default="32", help="default: 32"
+    )
+    parser.add_argument(
+        "--merge-tokens",
+        type=int,
+        default=0,
+        help="pairs of tokens that each block merges: faster, a little less exact (default: 0)",
+        metavar="R",
+    )
+    parser.add_argument("--csv", type=Path, help="write a table here too", metavar="FILE")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
