@@ -15,10 +15,10 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # itself; never from above, and never from its neighbours.
 LAYERS = (
     {"errors"},
-    {"files", "console", "cli_options", "hardware", "memory", "overrides", "precision"},
-    {"json_file", "download", "settings"},
+    {"files", "console", "cli_options", "hardware", "memory", "onednn", "overrides", "precision"},
+    {"json_file", "dense", "download", "settings"},
     {"experiment", "legacy", "models"},
-    {"attention", "figures", "checkpoints", "data", "machine_limits"},
+    {"attention", "figures", "checkpoints", "data", "inference", "machine_limits"},
     {"evaluation", "training", "attention_view", "factory"},
     {"prediction", "info", "bench", "run_folder", "convert"},
     {"parity"},

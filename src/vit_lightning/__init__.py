@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         load_model,
         save_model,
     )
+    from vit_lightning.inference import for_inference
     from vit_lightning.models.config import ResNetConfig, ViTConfig
     from vit_lightning.models.merging import merge_tokens
     from vit_lightning.models.presets import PRESETS
@@ -50,6 +51,7 @@ _HOMES = {
     "load_bundle": "factory",
     "load_model": "factory",
     "save_model": "factory",
+    "for_inference": "inference",
     "ResNetConfig": "models.config",
     "ViTConfig": "models.config",
     "merge_tokens": "models.merging",
@@ -79,6 +81,7 @@ __all__ = [  # noqa: RUF022  # in the order of a user's way, not of the alphabet
     "push",
     "Pushed",
     "ModelBundle",
+    "for_inference",
     "merge_tokens",
     "PRESETS",
     "ViTConfig",

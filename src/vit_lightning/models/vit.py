@@ -80,7 +80,7 @@ class Attention(nn.Module):
 
     def _by_head(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, N, P * D) → P of (B, H, N, d)."""
-        dim = self.qkv.in_features
+        dim = self.proj.in_features
         parts = x.view(*x.shape[:2], x.shape[2] // dim, self.num_heads, dim // self.num_heads)
         return parts.permute(2, 0, 3, 1, 4).unbind(0)
 
