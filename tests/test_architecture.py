@@ -19,7 +19,7 @@ LAYERS = (
     {"json_file", "dense", "download", "settings"},
     {"experiment", "legacy", "models"},
     {"attention", "figures", "checkpoints", "data", "inference", "machine_limits"},
-    {"evaluation", "training", "attention_view", "factory"},
+    {"evaluation", "training", "attention_view", "backend", "factory"},
     {"prediction", "info", "bench", "run_folder", "convert"},
     {"parity"},
     {"assemble"},

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import Logger
 from numpy.typing import NDArray
 
 from vit_lightning.assemble import check_decoding, open_given, open_splits
+from vit_lightning.backend import PICTURES_WORTH_PACKING, choose_backend, with_backend
 from vit_lightning.checkpoints.locate import locate_weights
 from vit_lightning.checkpoints.weights import describes_itself
 from vit_lightning.console import is_main_process, printable, say, say_notes
@@ -25,12 +26,14 @@ from vit_lightning.experiment import Experiment, resolve_experiment
 from vit_lightning.factory import ModelBundle, load_bundle
 from vit_lightning.figures import confusion_figure, precision_recall_figure, roc_figure
 from vit_lightning.models.merging import describe_merging, merge_tokens
+from vit_lightning.models.vit import VisionTransformer
+from vit_lightning.precision import product_type
 from vit_lightning.prediction import preprocessing_of
 from vit_lightning.run_folder import describe_environment, new_run_folder
 from vit_lightning.settings import TrainerSettings
 from vit_lightning.training.loggers import add_figure, build_loggers
 from vit_lightning.training.task import VisionTask
-from vit_lightning.training.trainer import predict_logits, quiet_lightning
+from vit_lightning.training.trainer import computes_on_cpu, predict_logits, quiet_lightning
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,8 @@ def evaluate(
     say(f"evaluating {checkpoint} on {where}, precision {precision}")
     if subject.caution is not None:
         say(subject.caution)
-    task = VisionTask(bundle.model, total_steps=1)
+    model = _packed_where_it_pays(bundle.model, experiment.trainer, len(pictures.pictures))
+    task = VisionTask(model, total_steps=1)
     with quiet_lightning():
         assessment = assess(experiment.trainer, task, pictures, split, classes, places)
     header = {
@@ -188,6 +192,20 @@ def evaluate(
     of = "" if subject.path is None else f" of {subject.path}"
     say(f"\n{summary_text(assessment.metrics, classes)}\n\nreport{of}: {folder}")
     return EvaluateResult(assessment.metrics, split, folder)
+
+
+def _packed_where_it_pays(
+    model: VisionTransformer, settings: TrainerSettings, count: int
+) -> VisionTransformer:
+    """What is to be evaluated on so many pictures: a model that is used for nothing else."""
+    if settings.linear == "auto" and count < PICTURES_WORTH_PACKING:
+        return model
+    dtype, on_cpu = product_type(settings.eval_precision), computes_on_cpu(settings)
+    config, wanted = model.config, settings.linear
+    backend = choose_backend(wanted, "inference", config, on_cpu=on_cpu, dtype=dtype)
+    if backend != "torch":
+        say(f"dense layers by {backend}, with packed weights")
+    return with_backend(model, backend, dtype=dtype, in_place=True)
 
 
 @dataclass(frozen=True, eq=False)

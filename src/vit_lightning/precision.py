@@ -1,9 +1,16 @@
-"""What "float32" means on a GPU."""
+"""What the names of precisions mean."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+
+def product_type(precision: str) -> torch.dtype:
+    """The type that dense layers compute in, for a precision in Lightning's words."""
+    if precision.startswith("bf16"):
+        return torch.bfloat16
+    return torch.float16 if precision.startswith("16") else torch.float32
 
 
 @contextmanager

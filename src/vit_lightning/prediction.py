@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vit_lightning.attention_view import draw_attention
+from vit_lightning.backend import PICTURES_WORTH_PACKING, choose_backend, with_backend
 from vit_lightning.data.pictures import EXTENSIONS, PictureError, open_picture
 from vit_lightning.data.transforms import Mode, Preprocessing
 from vit_lightning.errors import InputError
@@ -62,12 +63,18 @@ def predict(
     Raises:
         InputError: the model or a picture cannot be used, or there is no picture.
     """
+    is_lent = isinstance(model, ModelBundle)
     bundle = model if isinstance(model, ModelBundle) else load_bundle(model)
     refuse_zero_head(bundle.model)
     files = find_pictures(paths)
     names = class_names(bundle)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = bundle.model.to(device).eval()
+    if len(files) >= PICTURES_WORTH_PACKING:
+        dtype = torch.bfloat16 if bfloat16 else torch.float32
+        config, on_cpu = network.config, device == "cpu"
+        backend = choose_backend("auto", "inference", config, on_cpu=on_cpu, dtype=dtype)
+        network = with_backend(network, backend, dtype=dtype, in_place=not is_lent)
     predictions = []
     autocast = torch.autocast(device, torch.bfloat16, enabled=bfloat16)
     for batch, images in _batches(files, preprocessing_of(bundle), on_unreadable):

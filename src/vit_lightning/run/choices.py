@@ -2,9 +2,12 @@
 
 from dataclasses import asdict, dataclass
 
+from vit_lightning.backend import Backend, choose_backend
 from vit_lightning.experiment import Experiment
+from vit_lightning.models.config import ViTConfig
+from vit_lightning.precision import product_type
 from vit_lightning.training.optim import has_fused_update
-from vit_lightning.training.trainer import choose_precision
+from vit_lightning.training.trainer import choose_precision, computes_on_cpu
 
 
 @dataclass(frozen=True)
@@ -14,22 +17,36 @@ class Choices:
     Args:
         precision: of the training.
         optimizer: its name, "fused" where one kernel updates all weights.
+        linear: what computes the dense layers.
     """
 
     precision: str
     optimizer: str
+    linear: Backend
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
 
 
-def choose(experiment: Experiment) -> Choices:
+def choose(experiment: Experiment, config: ViTConfig) -> Choices:
     """The choices for an experiment on this machine.
+
+    Args:
+        experiment: its settings.
+        config: of the model that is trained.
 
     Raises:
         InputError: the machine cannot do what the experiment fixes.
     """
-    precision = choose_precision(experiment.trainer)
+    trainer = experiment.trainer
+    precision = choose_precision(trainer)
     optim = experiment.optim
     fused = "fused " if has_fused_update(optim, precision) else ""
-    return Choices(precision=precision, optimizer=f"{fused}{optim.name}")
+    linear = choose_backend(
+        trainer.linear,
+        "training",
+        config,
+        on_cpu=computes_on_cpu(trainer),
+        dtype=product_type(precision),
+    )
+    return Choices(precision=precision, optimizer=f"{fused}{optim.name}", linear=linear)

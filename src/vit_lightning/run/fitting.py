@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -10,6 +10,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from vit_lightning.console import say
+from vit_lightning.dense import computed_by_onednn
 from vit_lightning.errors import InputError
 from vit_lightning.run.preparation import Run
 from vit_lightning.run_folder import checkpoint_step
@@ -50,7 +51,9 @@ def fit(run: Run) -> Run:
     trainer.accumulate_grad_batches = per_step
     trainer.val_check_interval = run.plan.val_every_steps * per_step
     if run.start_step < run.plan.total_steps:
-        with _said_plainly(run, trainer), run.data.naming_pictures():
+        by_onednn = run.choices.linear != "torch"
+        backend = computed_by_onednn(run.task.model) if by_onednn else nullcontext()
+        with _said_plainly(run, trainer), run.data.naming_pictures(), backend:
             trainer.fit(run.task, datamodule=run.data, ckpt_path=run.start, weights_only=True)
         trainer.save_checkpoint(run.last)
     return replace(

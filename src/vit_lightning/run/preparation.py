@@ -87,7 +87,6 @@ def prepare(experiment: Experiment, resume: str | None) -> Run:
     old = find_run(parent, resume) if resume else None
     if old is not None:
         refuse_other_experiment(old, experiment)
-    choices = choose(experiment)
     splits = open_splits(experiment)
     fingerprint = splits.fingerprint()
     if old is not None:
@@ -99,6 +98,7 @@ def prepare(experiment: Experiment, resume: str | None) -> Run:
         if start
         else model_for(experiment, splits.classes, multi_label=splits.multi_label)
     )
+    choices = choose(experiment, bundle.model.config)
     preprocessing = preprocessing_for(experiment, bundle)
     data = train_data(experiment, splits, preprocessing, plan.total_steps)
     require_loggers(experiment.loggers)

@@ -32,6 +32,10 @@ class TrainerSettings(Settings):
     eval_precision: Annotated[
         Literal["32", "bf16-mixed"], Field(description="of the evaluation after the training")
     ] = "32"
+    linear: Annotated[
+        Literal["auto", "torch", "onednn"],
+        Field(description="dense layers on a CPU; auto: what a short measurement says"),
+    ] = "auto"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: PositiveInt | Literal["auto"] = "auto"
     num_nodes: PositiveInt = 1

@@ -85,6 +85,13 @@ def choose_precision(settings: TrainerSettings) -> str:
     return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(False) else "32"
 
 
+def computes_on_cpu(settings: TrainerSettings) -> bool:
+    """Whether Lightning will take the CPU."""
+    if settings.accelerator == "auto":
+        return not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    return settings.accelerator == "cpu"
+
+
 def build_trainer(
     settings: TrainerSettings,
     *,
