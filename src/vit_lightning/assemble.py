@@ -11,6 +11,7 @@ from vit_lightning.console import say_notes
 from vit_lightning.data.datamodule import EvalData, TrainData
 from vit_lightning.data.decoded import open_cache
 from vit_lightning.data.decoding import FastPictures
+from vit_lightning.data.leave_out import without_classes
 from vit_lightning.data.pictures import PictureFiles
 from vit_lightning.data.sources import open_dataset, open_labelled
 from vit_lightning.data.splits import Labelled, Splits
@@ -125,6 +126,8 @@ def open_splits(experiment: Experiment) -> Splits:
         seed=experiment.seed,
         label_separator=data.label_separator,
     )
+    if data.leave_out:
+        splits = without_classes(splits, data.leave_out)
     if data.cache is not None:
         if not isinstance(splits.train, PictureFiles):
             raise InputError(
@@ -152,12 +155,13 @@ def train_data(
         raise InputError(
             "data.sampling: balanced sampling is for pictures of one label each; set it to uniform"
         )
+    wanted = experiment.trainer.micro_batch
     return TrainData(
         splits,
         preprocessing,
         experiment.data,
         num_steps=num_steps,
-        micro_batch=experiment.trainer.micro_batch,
+        micro_batch=None if wanted == "auto" else wanted,
         seed=experiment.seed,
     )
 
