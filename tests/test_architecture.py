@@ -24,9 +24,18 @@ LAYERS = (
     {"parity"},
     {"assemble"},
     {"assess", "check"},
-    {"account"},
+    {"account", "probe"},
     {"run", "publish"},
-    {"cli_bench", "cli_check", "cli_convert", "cli_data", "cli_push", "cli_verify", "cli_weights"},
+    {
+        "cli_baseline",
+        "cli_bench",
+        "cli_check",
+        "cli_convert",
+        "cli_data",
+        "cli_push",
+        "cli_verify",
+        "cli_weights",
+    },
     {"cli"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -63,6 +72,7 @@ WITHOUT_TORCH = (
     "legacy",
     "download",
     "cli",
+    "cli_baseline",
     "cli_bench",
     "cli_check",
     "cli_convert",

@@ -47,6 +47,7 @@ def test_a_folder_is_decoded_listed_and_removed(
     run: Callable[..., str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end = f"\ndecoded pictures: {tmp_path}/kept/pictures\nfile names: {tmp_path}/kept/listings\n"
+    end += f"features: {tmp_path}/kept/features\n"
     assert run("list") == f"0 kept, 0 bytes{end}"
     monkeypatch.setattr(listing, "WORTH_KEEPING", 1)
     for arguments in ((), ("--shorter-side", 10)):

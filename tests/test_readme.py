@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 PICTURES = os.environ.get("VIT_LIGHTNING_DATA")
 DOCS = (
     "docs/augmentation.md",
+    "docs/baseline.md",
     "docs/data.md",
     "docs/input.md",
     "docs/models.md",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vit_lightning.parity.stages import ParityReport
     from vit_lightning.parity.verify import verify
     from vit_lightning.prediction import Prediction, predict
+    from vit_lightning.probe.run import BaselineResult, baseline
     from vit_lightning.publish.push import Pushed, push
     from vit_lightning.run import TrainResult, train
     from vit_lightning.training.task import VisionTask
@@ -61,6 +62,8 @@ _HOMES = {
     "verify": "parity.verify",
     "Prediction": "prediction",
     "predict": "prediction",
+    "BaselineResult": "probe.run",
+    "baseline": "probe.run",
     "Pushed": "publish.push",
     "push": "publish.push",
     "TrainResult": "run",
@@ -89,6 +92,8 @@ __all__ = [  # noqa: RUF022  # in the order of a user's way, not of the alphabet
     "VisionTransformer",
     "Experiment",
     "load_experiment",
+    "baseline",
+    "BaselineResult",
     "train",
     "TrainResult",
     "evaluate",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vit_lightning import __version__
+from vit_lightning.cli_baseline import add_baseline_command
 from vit_lightning.cli_bench import add_bench_command
 from vit_lightning.cli_check import add_check_command
 from vit_lightning.cli_convert import add_convert_command
@@ -34,6 +35,7 @@ _ADDED = (
     add_verify_command,
     add_push_command,
     add_check_command,
+    add_baseline_command,
     add_data_command,
     add_bench_command,
 )

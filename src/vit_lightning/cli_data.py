@@ -116,17 +116,20 @@ def _list(options: argparse.Namespace) -> None:
     from vit_lightning.data.decoded_caches import caches_folder, list_caches
     from vit_lightning.data.listing import list_indices, listings_folder
     from vit_lightning.download import size_text
+    from vit_lightning.probe.store import features_folder, list_features
 
     folder = caches_folder(options.folder)
     caches, indices = list_caches(folder), list_indices()
     rows = [(cache.name, cache.size, _describe(cache)) for cache in caches]
     rows += [(path.name, path.stat().st_size, f"file names, {root}") for path, root in indices]
+    rows += [(kept.name, kept.size, f"features, {kept.title}") for kept in list_features()]
     width = max((len(name) for name, _, _ in rows), default=0)
     for name, size, what in rows:
         print(f"{name:<{width}}  {size_text(size):>9}  {printable(what)}")
     total = size_text(sum(size for _, size, _ in rows))
     print(f"{len(rows)} kept, {total}")
     print(f"decoded pictures: {folder}\nfile names: {listings_folder()}")
+    print(f"features: {features_folder()}")
 
 
 def _describe(cache: "Cache") -> str:
@@ -143,16 +146,21 @@ def _remove(options: argparse.Namespace) -> None:
     from vit_lightning.data.decoded_caches import caches_folder, list_caches, remove_cache
     from vit_lightning.data.listing import list_indices
     from vit_lightning.download import size_text
+    from vit_lightning.probe.store import list_features, remove_features
 
     if bool(options.names) == options.all:
         raise InputError("vit data remove: give names as vit data list has them, or --all")
     folder = caches_folder(options.folder)
     indices = {path.name: path for path, _ in list_indices()}
-    everything = [*(cache.name for cache in list_caches(folder)), *indices]
+    features = {kept.name: kept for kept in list_features()}
+    everything = [*(cache.name for cache in list_caches(folder)), *indices, *features]
     for name in everything if options.all else options.names:
         if name in indices:
             freed = indices[name].stat().st_size
             indices[name].unlink()
+        elif name in features:
+            freed = features[name].size
+            remove_features(features[name])
         else:
             freed = remove_cache(folder, name)
         print(f"{name}: removed, {size_text(freed)} freed")

@@ -1,0 +1,1 @@
+"""What frozen features of a pretrained model already achieve."""
