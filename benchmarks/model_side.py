@@ -1,12 +1,15 @@
 """One side of ``models.py``: a model of one library, run when it is asked to.
 
-Arguments: the side, the folder of weights, the name of the model, its size in pixels, the precision
-and the mode. Asked with a batch size and a number of steps it answers with the seconds of each;
-with a batch size alone, with the logits of seeded pictures, if it has the weights of the others.
+Arguments: the side, the folder of weights and of the model's configuration, the precision, the
+mode, the device, and whether to compile. Asked with a batch size and a number of steps it answers
+with the seconds of each; with a batch size alone, with the logits of seeded pictures, if it has the
+weights of the others.
 """
 
 import argparse
 import importlib
+import json
+import math
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -19,7 +22,11 @@ from torch import Tensor, nn
 from torchvision_import import declare_operators
 from turns import answer
 
-CLASSES = 1000
+import vit_lightning
+from vit_lightning.machine_limits import wait_for
+from vit_lightning.models.config import ViTConfig
+
+CONFIG = "model.json"  # beside the weights: the fields of ViTConfig
 
 # Where each side's weights lie, and what it is made of.
 WEIGHTS = {
@@ -71,13 +78,13 @@ def _torchvision(options: argparse.Namespace, path: Path) -> Any:
     models = importlib.import_module("torchvision.models")
     config = _config(options)
     model = models.VisionTransformer(
-        image_size=options.size,
+        image_size=config.image_size[0],
         patch_size=config.patch_size[0],
         num_layers=config.depth,
         num_heads=config.num_heads,
         hidden_dim=config.embed_dim,
         mlp_dim=config.mlp_dim,
-        num_classes=CLASSES,
+        num_classes=config.num_classes,
     )
     model.load_state_dict(torch.load(path, weights_only=True))
     return model
@@ -86,9 +93,9 @@ def _torchvision(options: argparse.Namespace, path: Path) -> Any:
 def _vit_pytorch(options: argparse.Namespace, path: Path) -> Any:
     config = _config(options)
     return importlib.import_module("vit_pytorch").ViT(
-        image_size=options.size,
+        image_size=config.image_size[0],
         patch_size=config.patch_size[0],
-        num_classes=CLASSES,
+        num_classes=config.num_classes,
         dim=config.embed_dim,
         depth=config.depth,
         heads=config.num_heads,
@@ -122,15 +129,15 @@ BUILDERS: dict[str, Callable[[argparse.Namespace, Path], Any]] = {
 }
 
 
-def _config(options: argparse.Namespace) -> Any:
-    return importlib.import_module("vit_lightning.models.presets").preset(options.model)
+def _config(options: argparse.Namespace) -> ViTConfig:
+    return ViTConfig.from_dict(json.loads((options.weights / CONFIG).read_text(encoding="utf-8")))
 
 
-def predicting(model: nn.Module, precision: str) -> Predict:
+def predicting(model: nn.Module, precision: str, device: str) -> Predict:
     """Pictures → logits, as an evaluation computes them."""
 
     def predict(x: Tensor) -> Tensor:
-        lower = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+        lower = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
         with torch.inference_mode(), lower:
             logits: Tensor = model(x)
         return logits.float()
@@ -138,14 +145,14 @@ def predicting(model: nn.Module, precision: str) -> Predict:
     return predict
 
 
-def training(model: nn.Module, precision: str) -> Predict:
+def training(model: nn.Module, precision: str, device: str) -> Predict:
     """Pictures → the loss of a step with SGD and momentum."""
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, fused=True)
 
     def step(x: Tensor) -> Tensor:
-        labels = torch.arange(len(x)) % CLASSES
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(x)
+        labels = torch.arange(len(x), device=x.device) % logits.shape[1]
         loss = nn.functional.cross_entropy(logits.float(), labels)
         loss.backward()
         optimizer.step()
@@ -155,36 +162,60 @@ def training(model: nn.Module, precision: str) -> Predict:
     return step
 
 
+def seconds_of_steps(run: Predict, pictures: Tensor, steps: int) -> list[float]:
+    """Of each step; on a GPU, which is led from afar, their mean after one that does not count."""
+    together = 1
+    if pictures.is_cuda:
+        steps, together = 1, steps
+        run(pictures)  # takes anew the memory that the last turn gave back
+    seconds = []
+    for _ in range(steps):
+        wait_for(pictures.device.type)
+        start = time.perf_counter()
+        for _ in range(together):
+            run(pictures)
+        wait_for(pictures.device.type)
+        seconds.append((time.perf_counter() - start) / together)
+    if pictures.is_cuda:
+        torch.cuda.empty_cache()  # the other sides need it
+    return seconds
+
+
 def main() -> None:
     """Answer until the input ends."""
     parser = argparse.ArgumentParser()
-    for name in ("side", "weights", "model", "size", "precision", "mode"):
-        parser.add_argument(name, type=int if name == "size" else str)
+    parser.add_argument("side", choices=list(BUILDERS))
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("precision", choices=["fp32", "bf16"])
+    parser.add_argument("mode", choices=["inference", "training"])
+    parser.add_argument("device", choices=["cpu", "cuda"])
+    parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     declared = declare_operators()
     torch.manual_seed(0)
-    path = Path(options.weights) / WEIGHTS.get(options.side, "")
+    path = options.weights / WEIGHTS.get(options.side, "")
     model = BUILDERS[options.side](options, path)
     if isinstance(model, nn.Module):
         train = options.mode == "training"
-        run = (training if train else predicting)(model.train(train), options.precision)
+        model = model.train(train).to(options.device)
+        network: Any = torch.compile(model, dynamic=False) if options.compile else model
+        run = (training if train else predicting)(network, options.precision, options.device)
     else:
         run = model
 
-    def respond(question: list[int]) -> list[float]:
-        pictures = torch.rand(question[0], 3, options.size, options.size) * 2 - 1
-        if len(question) == 1:
-            pictures = torch.linspace(-1, 1, pictures.numel()).view(pictures.shape)
-            return run(pictures).flatten().tolist()
-        seconds = []
-        for _ in range(question[1]):
-            start = time.perf_counter()
-            run(pictures)
-            seconds.append(time.perf_counter() - start)
-        return seconds
+    config = _config(options)
 
-    names = {"torch": "torch", options.side: PACKAGES[options.side]}
-    answer({name: version(package) for name, package in names.items()}, respond)
+    def respond(question: list[int]) -> list[float]:
+        shape = (question[0], config.in_channels, *config.image_size)
+        if len(question) == 1:
+            pictures = torch.linspace(-1, 1, math.prod(shape)).view(shape)
+            return run(pictures.to(options.device)).flatten().tolist()
+        pictures = torch.rand(shape) * 2 - 1
+        return seconds_of_steps(run, pictures.to(options.device), question[1])
+
+    package = PACKAGES[options.side]
+    own = vit_lightning.__version__ if package == "vit-lightning" else version(package)
+    answer({"torch": torch.__version__, options.side: own}, respond)
     del declared
 
 

@@ -2,19 +2,23 @@
 
     python -m benchmarks models [--model ViT-B_16] [--batches 1 8 32] [--precision fp32]
         [--mode inference] [--sides vit-lightning timm ...]
+    python -m benchmarks models --device cuda --precision bf16 --compile [--minutes 7]
 
 Every side is a process of its own; they take turns on the same pictures, with the same weights
 where their library has a way to read them, and are compared step by step: medians of ratios, and
 where 80 % of them lie. The limit, measured in the same turns, is the time of the model's dense
-layers at the best rate that torch reaches by any of its ways, each run alone. Prints tables, and
-writes ``results/DATE-models-...json`` beside this file. What is not installed is left out.
+layers at the best rate that torch reaches by any of its ways, each run alone. With ``--compile``
+every side on torch runs a second time through ``torch.compile``. Prints tables, and writes
+``results/DATE-models-...json`` beside this file for each model and mode, with a chart. What is not
+installed, and what gives up, is left out, and the results say so.
 """
 
 import argparse
 import importlib.util
-import math
+import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,23 +26,36 @@ from typing import Any
 
 import numpy as np
 import torch
-from model_side import CLASSES, INFERENCE_ONLY, PACKAGES, SHARES_WEIGHTS, WEIGHTS
-from report import write_report
-from turns import Process
+from chart import write_chart
+from model_side import CONFIG, INFERENCE_ONLY, PACKAGES, SHARES_WEIGHTS, WEIGHTS
+from report import RESULTS, write_report
+from turns import GaveUpError, Process
 
 from vit_lightning.convert import convert_model
 from vit_lightning.factory import create_model, load_bundle, save_model
-from vit_lightning.machine_limits import matrix_rate, matrix_shapes, memory_bandwidth
+from vit_lightning.json_file import read_json
+from vit_lightning.machine_limits import matrix_limit, measured_limits
 from vit_lightning.models.config import ViTConfig
+from vit_lightning.models.presets import preset
 from vit_lightning.models.vit import VisionTransformer
 
-TRAINING = 3  # a backward pass costs two forward ones
 OWN = "vit-lightning"
 LIMIT = "limit"
+COMPILED = ", compiled"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+# What is measured unless told otherwise.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "cpu": {"model": ["ViT-B_16"], "mode": ["inference"], "batches": [1, 8, 32]}
+    | {"rounds": 7, "steps": 3},
+    "cuda": {"model": ["ViT-B_16", "ViT-L_16"], "mode": ["inference", "training"], "batches": [64]}
+    | {"rounds": 5, "steps": 10},
+}
 
 
 def write_weights(model: VisionTransformer, folder: Path, sides: list[str]) -> None:
     """The model as each side reads it."""
+    (folder / CONFIG).write_text(json.dumps(model.config.to_dict()), encoding="utf-8")
     own = folder / WEIGHTS[OWN]
     save_model(model, own)
     bundle = load_bundle(own)
@@ -62,13 +79,52 @@ def write_weights(model: VisionTransformer, folder: Path, sides: list[str]) -> N
         )
 
 
+def start(
+    names: list[str], folder: Path, mode: str, options: argparse.Namespace
+) -> dict[str, Process]:
+    """A process for each side, and for each on torch one more that compiles, if that is wanted."""
+    script = str(Path(__file__).with_name("model_side.py"))
+    sides = {}
+    for name in names:
+        words = [name, str(folder), options.precision, mode, options.device]
+        command = [sys.executable, "-W", "ignore", script, *words]
+        sides[name] = Process(command, wait=False)
+        if options.compile and name not in INFERENCE_ONLY:
+            sides[name + COMPILED] = Process([*command, "--compile"], wait=False)
+    return sides
+
+
+def lost(sides: dict[str, Process], batch: int | None = None) -> list[str]:
+    """Which sides give up when they start, or compute so many pictures for the first time.
+
+    First calls are slow; those that compile, which takes minutes, do it at the same time.
+    """
+    gone = []
+
+    def wait(name: str) -> None:
+        try:
+            _ = sides[name].versions if batch is None else sides[name].receive()
+        except GaveUpError:
+            gone.append(name)
+
+    compiling = [name for name in sides if name.endswith(COMPILED)]
+    for name in sides:
+        if batch is not None:
+            sides[name].send([batch, 2])
+        if name not in compiling:
+            wait(name)
+    for name in compiling:
+        wait(name)
+    if OWN in gone:
+        raise GaveUpError("our own side gave up; what it said stands above")
+    return gone
+
+
 def in_turns(
     sides: dict[str, Process], limit: Callable[[], float], batch: int, rounds: int, steps: int
 ) -> dict[str, dict[str, Any]]:
     """Milliseconds of a step, the ratio of each side's to ours, and the share of the limit."""
     spent: dict[str, list[float]] = {name: [] for name in (LIMIT, *sides)}
-    for process in sides.values():
-        process.ask([batch, 2])  # first calls are slow
     for _ in range(rounds):
         spent[LIMIT].append(limit())
         for name, process in sides.items():
@@ -95,84 +151,136 @@ def agreement(sides: dict[str, Process]) -> dict[str, float]:
     }
 
 
-def best_seconds(config: ViTConfig, batch: int, precision: str, mode: str) -> float:
+def best_seconds(
+    config: ViTConfig, batch: int, precision: str, mode: str, device: str = "cpu"
+) -> float:
     """What the matrix products of a step take at the best rate of each."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    shapes = matrix_shapes(config, batch)
-    rates = matrix_rate(shapes, dtype, repeats=3)
-    times = TRAINING if mode == "training" else 1
-    return sum(
-        2 * times * count * math.prod(shape) / rates[shape][1] for shape, count in shapes.items()
-    )
+    return matrix_limit(config, batch, DTYPES[precision], 3, device).seconds(mode)
 
 
-def print_table(batch: int, rows: dict[str, dict[str, Any]]) -> None:
+def print_table(title: str, rows: dict[str, dict[str, Any]]) -> None:
     """One batch size."""
-    print(f"\nbatch {batch}\n{'':16s}{'ms':>10s}{'ours is':>10s}{'80 %':>18s}{'of the limit':>14s}")
+    print(f"\n{title}\n{'':26s}{'ms':>10s}{'ours is':>10s}{'80 %':>18s}{'of the limit':>14s}")
     for name, row in rows.items():
         low, high = row["spread"]
         print(
-            f"{name:16s}{row['ms']:10.1f}{row['ours_is_times_faster']:9.2f}×"
-            f"{low:9.2f} to {high:4.2f}{row['of_the_limit']:13.0%}"
+            f"{name:26s}{row['ms']:10.2f}{row['ours_is_times_faster']:9.2f}×"
+            f"{low:9.2f} to {high:4.2f}{row['of_the_limit']:13.0%}",
+            flush=True,
         )
+
+
+def measure(
+    title: str, model: VisionTransformer, folder: Path, mode: str, options: argparse.Namespace
+) -> dict[str, Any]:
+    """The figures of one model in one mode; ``folder`` holds its weights."""
+    names, given_up = chosen_sides(options, mode)
+    sides = start(names, folder, mode, options)
+
+    def leave_out(gone: list[str], why: str) -> None:
+        for name in gone:
+            sides.pop(name).close()
+            given_up[name] = why
+
+    leave_out(lost(sides), "does not start")
+    versions = {name: process.versions for name, process in sides.items()}
+    differences = agreement(sides) if mode == "inference" else {}
+    results = []
+    for batch in options.batches:
+        leave_out(lost(sides, batch), f"gave up at batch {batch}")
+        limit = partial(best_seconds, model.config, batch, options.precision, mode, options.device)
+        rows = in_turns(sides, limit, batch, options.rounds, options.steps)
+        print_table(f"{title}, {mode}, {options.precision}, batch {batch}", rows)
+        results.append({"batch": batch, "sides": rows})
+    for process in sides.values():
+        process.close()
+    for name, why in given_up.items():
+        print(f"{name:26s}left out: {why}")
+    if differences:
+        print("\nlargest difference of logits from ours, over the largest logit:")
+        print("\n".join(f"{name:26s}{value:.1e}" for name, value in differences.items()))
+    return {
+        "model": title,
+        "image_size": model.config.image_size[0],
+        "precision": options.precision,
+        "mode": mode,
+        "device": options.device,
+        "side_versions": versions,
+        "left_out": given_up,
+        "agreement": differences,
+        "batches": results,
+    }
+
+
+def chosen_sides(options: argparse.Namespace, mode: str) -> tuple[list[str], dict[str, str]]:
+    """Sides that can run here in this mode, ours first, and why the others cannot."""
+    reasons = {}
+    for name in options.sides:
+        if importlib.util.find_spec(PACKAGES[name].replace("-", "_")) is None:
+            reasons[name] = "not installed"
+        elif name in INFERENCE_ONLY and (mode != "inference" or options.device != "cpu"):
+            reasons[name] = "run here for inference on a CPU alone"
+        elif name == "onnxruntime" and options.precision != "fp32":
+            reasons[name] = "computes an exported model in its own float32"
+    return [OWN, *(name for name in options.sides if name not in {OWN, *reasons})], reasons
+
+
+def configuration(name: str, size: int | None) -> ViTConfig:
+    """Of a preset, or of a JSON file with the fields of ``ViTConfig``; with others' GELU."""
+    path = Path(name)
+    config = ViTConfig.from_dict(read_json(path)) if path.suffix == ".json" else preset(name)
+    # The activation of most libraries is exact, the original's an approximation by tanh; some of
+    # the original's models drop a tenth of the values, which the other libraries do not.
+    return config.replace(activation="gelu", dropout=0.0, image_size=size or config.image_size)
+
+
+def arguments() -> argparse.Namespace:
+    """What to measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=list(DEFAULTS), default="cpu")
+    parser.add_argument("--model", nargs="+", help="presets, or files of a configuration (.json)")
+    parser.add_argument("--size", type=int, help="pixels of a side (default: the model's)")
+    parser.add_argument("--batches", type=int, nargs="+")
+    parser.add_argument("--precision", choices=list(DTYPES), default="fp32")
+    parser.add_argument("--mode", nargs="+", choices=["inference", "training"])
+    parser.add_argument("--compile", action="store_true", help="through torch.compile too")
+    parser.add_argument("--sides", nargs="+", choices=list(PACKAGES), default=list(PACKAGES))
+    parser.add_argument("--rounds", type=int, help="turns of each side")
+    parser.add_argument("--steps", type=int, help="steps of a turn")
+    parser.add_argument("--minutes", type=float, help="begin nothing new after so many")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
+    options = parser.parse_args()
+    for name, value in DEFAULTS[options.device].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: torch finds no GPU here")
+    return options
 
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="ViT-B_16", help="a preset")
-    parser.add_argument("--size", type=int, default=224, help="pixels of a side")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--mode", choices=["inference", "training"], default="inference")
-    parser.add_argument("--sides", nargs="+", choices=list(PACKAGES), default=list(PACKAGES))
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each side")
-    parser.add_argument("--steps", type=int, default=3, help="steps of a turn")
-    options = parser.parse_args()
-    names = [OWN, *(name for name in options.sides if name != OWN and is_there(name))]
-    if options.mode == "training":
-        names = [name for name in names if name not in INFERENCE_ONLY]
-    torch.manual_seed(0)
-    # The activation of most libraries; the original's is its approximation by tanh.
-    model = create_model(
-        options.model, num_classes=CLASSES, image_size=options.size, activation="gelu"
-    ).eval()
-    torch.nn.init.normal_(model.head.weight, std=0.02)
-    results, sides = [], {}
-    with tempfile.TemporaryDirectory() as folder:
-        write_weights(model, Path(folder), names)
-        words = [options.model, str(options.size), options.precision, options.mode]
-        script = str(Path(__file__).with_name("model_side.py"))
-        for name in names:
-            command = [sys.executable, "-W", "ignore", script, name, folder, *words]
-            sides[name] = Process(command)
-        differences = agreement(sides) if options.mode == "inference" else {}
-        for batch in options.batches:
-            limit = partial(best_seconds, model.config, batch, options.precision, options.mode)
-            rows = in_turns(sides, limit, batch, options.rounds, options.steps)
-            print_table(batch, rows)
-            results.append({"batch": batch, "sides": rows})
-        for process in sides.values():
-            process.close()
-    if differences:
-        print("\nlargest difference of logits from ours, over the largest logit:")
-        print("\n".join(f"{name:16s}{value:.1e}" for name, value in differences.items()))
-    figures = {
-        "model": options.model,
-        "image_size": options.size,
-        "precision": options.precision,
-        "mode": options.mode,
-        "memory_gb_a_second": round(memory_bandwidth() / 1e9, 1),
-        "side_versions": {name: process.versions for name, process in sides.items()},
-        "agreement": differences,
-        "batches": results,
-    }
-    write_report(f"models-{options.model}-{options.mode}-{options.precision}", figures)
-
-
-def is_there(side: str) -> bool:
-    """Whether a side's library is installed."""
-    return importlib.util.find_spec(PACKAGES[side].replace("-", "_")) is not None
+    options = arguments()
+    started = time.monotonic()
+    for name in options.model:
+        torch.manual_seed(0)
+        model = create_model(configuration(name, options.size)).eval()
+        for parameter in model.head.parameters():
+            torch.nn.init.normal_(parameter, std=0.02)
+        title = Path(name).stem
+        limits = measured_limits(model.config, options.batches[0], options.device)
+        with tempfile.TemporaryDirectory() as folder:
+            sides = {side for mode in options.mode for side in chosen_sides(options, mode)[0]}
+            write_weights(model, Path(folder), sorted(sides))
+            for mode in options.mode:
+                if options.minutes and time.monotonic() - started > 60 * options.minutes:
+                    print(f"{title}, {mode}: not begun after {options.minutes:g} minutes")
+                    continue
+                figures = measure(title, model, Path(folder), mode, options)
+                words = ["models", title, mode, options.precision]
+                words += [options.device] if options.device != "cpu" else []
+                path = write_report("-".join(words), figures, limits, options.results)
+                print(f"chart in {write_chart(path)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What every benchmark writes beside its figures: date, command, machine, versions."""
 
 import datetime
-import json
 import os
 import platform
 import sys
@@ -9,33 +8,45 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
+import vit_lightning
+from vit_lightning.hardware import describe_hardware
+from vit_lightning.json_file import write_json
+from vit_lightning.machine_limits import measured_limits
+from vit_lightning.models.presets import preset
+
+RESULTS = Path(__file__).with_name("results")
 
 
 def machine() -> dict[str, Any]:
     """What the figures hold for."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        model = next((x.partition(": ")[2] for x in lines if x.startswith("model name")), model)
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "system": platform.platform(),
-        "load": [round(load, 1) for load in os.getloadavg()] if hasattr(os, "getloadavg") else [],
-    }
+    load = [round(load, 1) for load in os.getloadavg()] if hasattr(os, "getloadavg") else []
+    return describe_hardware() | {"load": load}
 
 
 def versions(*others: str) -> dict[str, str]:
     """Of Python, this package, torch, numpy, Pillow and other distributions."""
-    names = ("vit-lightning", "torch", "numpy", "pillow", *others)
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    names = ("torch", "numpy", "pillow", *others)
+    own = {"python": platform.python_version(), "vit-lightning": vit_lightning.__version__}
+    return own | {name: version(name) for name in names}
 
 
-def write_report(name: str, figures: dict[str, Any]) -> None:
-    """Write ``results/DATE-name.json`` beside this file, and say so."""
+def write_report(
+    name: str,
+    figures: dict[str, Any],
+    limits: dict[str, Any] | None = None,
+    folder: Path = RESULTS,
+) -> Path:
+    """Write ``results/DATE-name.json``, and say so.
+
+    Args:
+        name: of the benchmark and of what it was run on.
+        figures: its own.
+        limits: of the machine; by default they are measured, on products of ViT-B/16's shapes.
+        folder: to write to.
+
+    Returns:
+        The file.
+    """
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     report = {
         "date": date,
@@ -43,8 +54,9 @@ def write_report(name: str, figures: dict[str, Any]) -> None:
         "command": " ".join(["python", *(Path(word).name for word in sys.argv)]),
         "machine": machine(),
         "versions": versions(),
+        "limits": limits or measured_limits(preset("ViT-B_16"), batch=1),
     }
-    path = Path(__file__).with_name("results") / f"{date}-{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(report | figures, indent=2) + "\n", encoding="utf-8")
+    path = folder / f"{date}-{name}.json"
+    write_json(path, report | figures)
     print(f"\nwritten to {path}")
+    return path

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +15,57 @@ PREFETCHED = 2  # batches of each loading process that lie ready
 COLD = 12  # batches until memory that the system took from a waiting process is back
 
 
+class GaveUpError(SystemExit):
+    """A side has ended by itself."""
+
+
 class Process:
     """A process that answers lines of JSON, each with one; its first tells its versions.
 
     Args:
         command: that starts it.
+        wait: until it has told them; otherwise ``versions`` waits, when it is first read.
     """
 
-    def __init__(self, command: Sequence[str | Path]) -> None:
+    def __init__(self, command: Sequence[str | Path], *, wait: bool = True) -> None:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.versions: dict[str, str] = self._answer()
+        if wait:
+            _ = self.versions
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """What it told first."""
+        told: dict[str, str] = self.receive()
+        return told
 
     def ask(self, question: Any) -> Any:
         """Its answer, when it has one."""
+        self.send(question)
+        return self.receive()
+
+    def send(self, question: Any) -> None:
+        """Ask without waiting."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
-        return self._answer()
 
     def close(self) -> None:
         """End the process."""
         self._process.kill()
         self._process.communicate()
 
-    def _answer(self) -> Any:
+    def receive(self) -> Any:
+        """The answer to what was sent.
+
+        Raises:
+            GaveUpError: the process has ended; what it said stands on stderr.
+        """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit("a side gave up; what it said stands above")
+            raise GaveUpError("a side gave up; what it said stands above")
         return json.loads(line)
 
 

@@ -70,6 +70,26 @@ def matrix_limit(
     return MatrixLimit(shapes, matrix_rate(shapes, dtype, repeats, device))
 
 
+def measured_limits(config: ViTConfig, batch: int, device: str = "cpu") -> dict[str, Any]:
+    """The limits of a machine, as JSON for a record.
+
+    Args:
+        config: of the model whose dense layers are computed.
+        batch: for so many pictures.
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        ``memory_gb_a_second``, and ``matrix``: data type → ``MatrixLimit.to_dict()``.
+    """
+    dtypes = (torch.float32, torch.bfloat16)
+    matrix = {
+        str(dtype).removeprefix("torch."): matrix_limit(config, batch, dtype, 2, device).to_dict()
+        for dtype in dtypes
+    }
+    bandwidth = round(memory_bandwidth(3, device) / 1e9, 1)
+    return {"memory_gb_a_second": bandwidth, "batch": batch, "matrix": matrix}
+
+
 def matrix_shapes(config: ViTConfig, batch: int) -> dict[Shape, int]:
     """The dense layers of a forward pass.
 
