@@ -343,6 +343,18 @@ def test_a_copy_merges_too() -> None:
 
 
 @pytest.mark.parametrize("pool", ["token", "gap"])
+def test_packed_models_merge(pool: Any) -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch packs no weights")
+    model = merge_tokens(small(pool=pool), 4)
+    packed = vl.for_inference(model)
+    with torch.inference_mode():
+        torch.testing.assert_close(packed(noise(SMALL)), model(noise(SMALL)), rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="packed or wrapped has to be told before"):
+        merge_tokens(packed, 2)
+
+
+@pytest.mark.parametrize("pool", ["token", "gap"])
 def test_exported_models_merge_for_any_number_of_pictures(pool: Any) -> None:
     model = merge_tokens(small(pool=pool, depth=2), 4)
     pictures = noise(SMALL, 5)
