@@ -23,6 +23,7 @@ from vit_lightning.factory import create_model, save_model
 ROOT = Path(__file__).parents[1]
 PICTURES = os.environ.get("VIT_LIGHTNING_DATA")
 DOCS = (
+    "docs/adaptation.md",
     "docs/augmentation.md",
     "docs/baseline.md",
     "docs/data.md",

@@ -13,24 +13,25 @@ from typing import Any
 import pytest
 import torch
 
-from vit_lightning.factory import load_model
+from vit_lightning.factory import create_model, load_model, save_model
+from vit_lightning.models.config import ViTConfig
 from vit_lightning.run import train
 
 ROOT = Path(__file__).parents[2]
 TIME_LIMIT = 150.0  # seconds; processes that wait for each other would wait for ever
 
+MODEL: dict[str, Any] = {
+    "image_size": 16,
+    "in_channels": 1,
+    "patch_size": 8,
+    "embed_dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_dim": 32,
+}
 EXPERIMENT: dict[str, Any] = {
     "name": "digits",
-    "model": {
-        "name": None,
-        "image_size": 16,
-        "in_channels": 1,
-        "patch_size": 8,
-        "embed_dim": 16,
-        "depth": 2,
-        "num_heads": 2,
-        "mlp_dim": 32,
-    },
+    "model": {"name": None, **MODEL},
     "data": {
         "name": "digits",  # 359 pictures to validate on: two processes have shares of two sizes
         "batch_size": 33,  # likewise
@@ -76,8 +77,15 @@ def _column(path: Path, name: str) -> list[str]:
 
 
 @pytest.mark.timeout(TIME_LIMIT + 60)
-def test_two_processes_are_as_one(tmp_path: Path) -> None:
-    (tmp_path / "digits.json").write_text(json.dumps(EXPERIMENT))
+@pytest.mark.parametrize("adapt", [{}, {"method": "lora", "head_first_steps": 2}])
+def test_two_processes_are_as_one(tmp_path: Path, adapt: dict[str, Any]) -> None:
+    values = EXPERIMENT | {"adapt": adapt}
+    if adapt:  # what is not trained, or not at first, no process may wait for in vain
+        weights = tmp_path / "weights.safetensors"
+        torch.manual_seed(0)
+        save_model(create_model(ViTConfig.from_dict(MODEL), num_classes=10), weights)
+        values |= {"model": {"name": None, "weights": str(weights)}}
+    (tmp_path / "digits.json").write_text(json.dumps(values))
     places = [f"runs_dir={tmp_path / 'alone'}", f"checkpoint_dir={tmp_path / 'alone'}"]
     alone = train(tmp_path / "digits.json", places)
     command = [sys.executable, str(ROOT / "main.py"), "--mode", "train", "--expt", "digits.json"]

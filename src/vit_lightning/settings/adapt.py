@@ -11,7 +11,7 @@ _METHOD = r"^(full|linear|lora|last-[1-9][0-9]{0,3})$"
 
 
 def _known_method(method: str) -> str:
-    if re.match(_METHOD, method) is None:
+    if re.fullmatch(_METHOD, method) is None:
         raise ValueError(
             f'there is no method "{method}": take full, linear, lora, or last-N with the number '
             f"of blocks to train, such as last-2"
