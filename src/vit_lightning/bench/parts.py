@@ -26,6 +26,8 @@ _PARTS = {
     "norm2": "norms",
     "attn": _ATTENTION,
     "qkv": _QKV,
+    "query": _QKV,  # of a packed last block, in pieces
+    "key_value": _QKV,
     "proj": "proj",
     "fc1": "fc1",
     "act": "GELU",
@@ -111,7 +113,7 @@ def seconds_of_parts(
 
 
 class _LastQueries(TorchFunctionMode):
-    """Watches the last block's qkv, whose layer computes in pieces, past its own ``forward``."""
+    """Watches a last block's qkv that computes in pieces, past its layer's ``forward``."""
 
     def __init__(self, watch: Stopwatch) -> None:
         super().__init__()

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vit_lightning.backend import Backend, Purpose, choose_backend, with_backend
 from vit_lightning.bench.parts import Stopwatch
+from vit_lightning.dense import computed_by_onednn
 from vit_lightning.errors import InputError
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.models.vit import VisionTransformer
@@ -18,6 +20,8 @@ from vit_lightning.settings import OptimSettings
 from vit_lightning.training.optim import build_optimizer
 
 _TOO_LITTLE_MEMORY = re.compile("not enough memory|allocate memory|Storage size .* overflow")
+DTYPES = {"32": torch.float32, "bf16-mixed": torch.bfloat16}
+
 _RATE = 1e-4  # small: the weights stay finite whatever the pictures are
 _MEMINFO = Path("/proc/meminfo")
 
@@ -28,6 +32,8 @@ Step = Callable[[Stopwatch | None], None]
 class Steps:
     """Steps of a model on random pictures, which lie on the device from the start.
 
+    The dense layers are computed as ``vit train`` and ``vit predict`` have them computed here.
+
     Args:
         model: on its device.
         mode: ``inference`` or ``training``: the paper's recipe, clipping and SGD with momentum.
@@ -36,10 +42,35 @@ class Steps:
 
     def __init__(self, model: VisionTransformer, mode: str, device: str) -> None:
         self.model, self.mode, self.device = model.train(mode == "training"), mode, device
+        self._networks: dict[str, VisionTransformer] = {}
         recipe = OptimSettings(lr=_RATE)
         self._clip_norm = recipe.clip_norm or float("inf")
         if mode == "training":
             self._optimizer = build_optimizer(model, recipe, "32")
+
+    def backend(self, precision: str) -> Backend:
+        """What computes the dense layers."""
+        purpose: Purpose = "training" if self.mode == "training" else "inference"
+        return choose_backend(
+            "auto", purpose, self.model.config, on_cpu=self.device == "cpu", dtype=DTYPES[precision]
+        )
+
+    def network(self, precision: str) -> VisionTransformer:
+        """The model in the form that computes in a precision."""
+        if self.mode == "training":
+            return self.model
+        if precision not in self._networks:
+            backend = self.backend(precision)
+            packed = with_backend(self.model, backend, dtype=DTYPES[precision])
+            self._networks[precision] = packed
+        return self._networks[precision]
+
+    @contextmanager
+    def trained_by(self, backend: Backend) -> Iterator[None]:
+        """Let a backend compute the dense layers of training steps while the block runs."""
+        by_onednn = self.mode == "training" and backend == "onednn"
+        with computed_by_onednn(self.model) if by_onednn else nullcontext():
+            yield
 
     def of(
         self, batch: int, precision: str, model: Callable[[Tensor], Tensor] | None = None
@@ -55,7 +86,7 @@ class Steps:
         refuse_more_than_fits(config, batch, self.mode, self.device)
         pictures = torch.randn(batch, config.in_channels, *config.image_size, device=self.device)
         lower = torch.autocast(self.device, torch.bfloat16, enabled=precision == "bf16-mixed")
-        network = model or self.model
+        network = model or self.network(precision)
 
         def predict(watch: Stopwatch | None) -> None:
             with torch.inference_mode(), exact_convolutions(), lower:

@@ -30,7 +30,7 @@ def as_text(values: dict[str, Any]) -> str:
         ],
         _machine(values),
         _speed(values),
-        ["where the time goes", *_parts(values["parts"])],
+        ["where the time goes", *_parts(values["parts"], values["linear"])],
         ["what to change", *_changes(values)],
     )
     return "\n\n".join("\n".join(lines) for lines in sections)
@@ -45,6 +45,7 @@ def _machine(values: dict[str, Any]) -> list[str]:
         f"{hardware['torch_threads']} threads",
         f"          torch uses {hardware['cpu_capability']}; it has {flags}",
         f"software  torch {values['versions']['torch']}, Python {values['versions']['python']}, "
+        f"dense layers by {values['linear']}, "
         f"OMP_WAIT_POLICY {hardware['omp_wait_policy'] or 'not set'}",
     ]
 
@@ -66,10 +67,11 @@ def _speed(values: dict[str, Any]) -> list[str]:
     ]
 
 
-def _parts(parts: dict[str, float]) -> Iterator[str]:
+def _parts(parts: dict[str, float], linear: str) -> Iterator[str]:
+    names = _NAMES | ({"fc1": "MLP, fc1 with GELU"} if linear == "onednn with gelu" else {})
     for part, share in parts.items():
         bar = "█" * round(_BAR * share)
-        yield f"  {_NAMES.get(part, part):<24}{share:6.1%}  {bar}".rstrip()
+        yield f"  {names.get(part, part):<24}{share:6.1%}  {bar}".rstrip()
 
 
 def _changes(values: dict[str, Any]) -> Iterator[str]:
@@ -87,10 +89,10 @@ def _verdict(trial: dict[str, Any], batch: int) -> str:
         return "as many operations a second in products of matrices: slower here, leave it"
     low, high = trial["spread"]
     spread = f"as many images/s ({low:.2f} to {high:.2f}): "
-    if trial["times"] >= PAYS:
+    if trial["times"] >= PAYS and low >= 1:
         return f"{spread}pays, {trial['how']}"
-    if trial["times"] * PAYS > 1:
-        return f"{spread}no gain"
+    if trial["times"] * PAYS > 1 or high > 1:
+        return f"{spread}no clear gain"
     return f"{spread}slower, " + (
         f"batches of {batch} pay" if trial["batch"] < batch else "leave it"
     )
