@@ -75,10 +75,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / "data" / "hymenoptera_data").symlink_to(Path(PICTURES) / "hymenoptera_data")
     weights = folder / "checkpoint" / "imagenet21k" / "ViT-B_16.npz"
     save_model(create_model("ViT-B_16", **TINY), weights)
-    old = Path.cwd()
-    os.chdir(folder)
-    yield folder
-    os.chdir(old)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIT_LIGHTNING_CACHE", str(folder / "kept"))
+        patch.chdir(folder)
+        yield folder
 
 
 def test_the_readme_has_commands() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vit_lightning.backend import PICTURES_WORTH_PACKING, choose_backend, with_backend
 from vit_lightning.check.progress import Progress
 from vit_lightning.console import printable, say_notes
 from vit_lightning.data.datamodule import EvalData
@@ -129,6 +130,10 @@ class Extractor:
         data = EvalData(pictures, self.preprocessing, settings)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model, memory = self.model.to(device).eval(), ReusedMemory()
+        if len(pictures) >= PICTURES_WORTH_PACKING:
+            on_cpu = device.type == "cpu"
+            backend = choose_backend("auto", "inference", model.config, on_cpu=on_cpu)
+            model = with_backend(model, backend)
         first = 0
         with data.naming_pictures(), exact_convolutions():
             for batch in data.predict_dataloader():
