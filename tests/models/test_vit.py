@@ -1,17 +1,18 @@
 """The transformer against the original's arrays, at every stop on the way."""
 
+import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vit_lightning.errors import InputError
 from vit_lightning.factory import create_model, load_model
 from vit_lightning.models.config import ResNetConfig, ViTConfig
+from vit_lightning.models.recompute import Recomputed
 from vit_lightning.models.vit import DropPath, VisionTransformer
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -189,48 +190,60 @@ class TestDropPath:
         assert 4 <= unchanged.sum() <= 28  # both branches dropped: a quarter of 64
 
 
-def test_activation_checkpointing_changes_no_number() -> None:
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_activation_checkpointing_changes_no_number(
+    dropout: float, dtype: torch.dtype | None
+) -> None:
     torch.manual_seed(0)
-    model = VisionTransformer(SMALL.replace(dropout=0.1, drop_path=0.2))
+    model = VisionTransformer(SMALL.replace(dropout=dropout, drop_path=0.2))
     nn.init.normal_(model.head.weight)
     gradients = []
-    for checkpointing in (False, True):
-        model.activation_checkpointing = checkpointing
+    for recomputed in get_args(Recomputed):
+        model.activation_checkpointing = recomputed
+        assert model.activation_checkpointing == recomputed
         model.zero_grad()
         torch.manual_seed(1)
-        model(torch.ones(2, 3, 16, 16)).square().sum().backward()
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            logits = model(torch.ones(2, 3, 16, 16))
+        logits.square().sum().backward()
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+    for others in gradients[1:]:
+        torch.testing.assert_close(gradients[0], others, rtol=0, atol=0)
 
 
-def test_activation_checkpointing_changes_memory_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("recomputed", "parts"), [("selective", "act"), ("full", "norm1")])
+def test_activation_checkpointing_runs_parts_again_in_training_alone(
+    recomputed: Any, parts: str
 ) -> None:
-    calls = []
-
-    def counted(*arguments: Any, **options: Any) -> Tensor:
-        calls.append(options)
-        return checkpoint(*arguments, **options)
-
-    monkeypatch.setattr("vit_lightning.models.vit.checkpoint", counted)
-    config = ViTConfig(
-        image_size=16, patch_size=8, embed_dim=12, depth=2, num_heads=2, mlp_dim=8, dropout=0.2
-    )
-    torch.manual_seed(0)
-    model = VisionTransformer(config.replace(num_classes=0))
-    images, gradients = torch.rand(2, 3, 16, 16), []
-    for wanted in (False, True):
-        model.activation_checkpointing = wanted
-        model.zero_grad()
-        torch.manual_seed(1)
-        model(images).square().sum().backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
-    assert len(calls) == config.depth
-    for plain, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(recomputed, plain)
+    """Dense layers at the end of what is recomputed are not."""
+    model = VisionTransformer(SMALL)
+    calls: dict[str, int] = {}
+    for name, module in model.blocks.named_modules():
+        if name.rpartition(".")[2] in {"act", "norm1", "fc1", "fc2"}:
+            short = name.rpartition(".")[2]
+            module.register_forward_hook(
+                lambda *_, short=short: calls.__setitem__(short, calls.get(short, 0) + 1)
+            )
+    model.activation_checkpointing = recomputed
     with torch.no_grad():
-        model.eval()(images)
-    assert len(calls) == config.depth, "nothing to recompute without a backward pass"
+        model.eval()(torch.ones(2, 3, 16, 16))
+    assert set(calls.values()) == {SMALL.depth}, "nothing to recompute without a backward pass"
+    calls.clear()
+    model.train()(torch.ones(2, 3, 16, 16)).sum().backward()
+    assert calls[parts] == 2 * SMALL.depth
+    assert calls["fc2"] == SMALL.depth
+    assert calls["fc1"] == (SMALL.depth if recomputed == "selective" else 2 * SMALL.depth)
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.script_method.*:DeprecationWarning")
+def test_selective_recomputation_can_be_exported_and_copied() -> None:
+    model = VisionTransformer(SMALL).eval()
+    model.activation_checkpointing = "selective"
+    assert copy.deepcopy(model).activation_checkpointing == "selective"
+    images = torch.rand(2, 3, 16, 16)
+    exported = torch.export.export(model, (images,)).module()
+    torch.testing.assert_close(exported(images), model(images))
 
 
 @pytest.mark.parametrize("pool", ["token", "gap"])

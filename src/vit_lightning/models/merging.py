@@ -44,7 +44,7 @@ class MergingTransformer(VisionTransformer):
         sizes = torch.ones(x.shape[:2], device=x.device)  # B N
         for block, left in zip(self.blocks, self._counts(), strict=True):
             arguments = (block, x, sizes, left, self.config.num_prefix_tokens)
-            if self.activation_checkpointing and block.training:
+            if self.activation_checkpointing == "full" and block.training:
                 x, sizes = checkpoint(_block, *arguments, use_reentrant=False)
             else:
                 x, sizes = _block(*arguments)

@@ -9,11 +9,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vit_lightning.errors import InputError
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.models.lora import LoRALinear
+from vit_lightning.models.recompute import Recomputed, keep_input_alone
 from vit_lightning.models.resnet import ResNet
 
 
@@ -100,12 +100,21 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(config.embed_dim, config.mlp_dim)
         self.act = nn.GELU(approximate="tanh" if config.activation == "gelu_tanh" else "none")
         self.fc2 = nn.Linear(config.mlp_dim, config.embed_dim)
+        self.recomputes_act = False
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) → (B, N, D)."""
-        x = self.dropout(self.act(self.fc1(x)))
-        return self.dropout(self.fc2(x))  # type: ignore[no-any-return]
+        x = self.fc1(x)
+        if self.recomputes_act and self.training:
+            x = keep_input_alone(self._narrowed, x, draws=self.dropout.p > 0)
+        else:
+            x = self._narrowed(x)
+        return self.dropout(x)  # type: ignore[no-any-return]
+
+    def _narrowed(self, x: Tensor) -> Tensor:
+        """(B, N, mlp_dim) → (B, N, D)."""
+        return self.fc2(self.dropout(self.act(x)))  # type: ignore[no-any-return]
 
 
 class DropPath(nn.Module):
@@ -157,7 +166,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: ViTConfig):
         super().__init__()
         self.config = config
-        self.activation_checkpointing = False  # recompute blocks in the backward pass
+        self._recomputed: Recomputed = "none"
         self.patch_embed = PatchEmbed(config)
         if config.class_token:
             self.cls_token = nn.Parameter(torch.empty(1, 1, config.embed_dim))
@@ -173,6 +182,20 @@ class VisionTransformer(nn.Module):
             self.head = nn.Linear(config.head_features, config.num_classes)
         self.apply(_init_weights)
         self._init_tokens()
+
+    @property
+    def activation_checkpointing(self) -> Recomputed:
+        """What the backward pass of a training computes again, to save memory: "none", "selective"
+        (the activations inside the MLPs) or "full" (whole blocks).
+        """
+        return self._recomputed
+
+    @activation_checkpointing.setter
+    def activation_checkpointing(self, recomputed: Recomputed) -> None:
+        self._recomputed = recomputed
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.mlp.recomputes_act = recomputed == "selective"
 
     @torch.no_grad()
     def _init_tokens(self) -> None:
@@ -212,11 +235,11 @@ class VisionTransformer(nn.Module):
         x = self.embed(x)
         for index, block in enumerate(self.blocks):
             # The others are of no use behind the last block.
-            arguments = (x, wanted if index == len(self.blocks) - 1 else None)
-            if self.activation_checkpointing and block.training:
-                x = checkpoint(block, *arguments, use_reentrant=False)
+            part = wanted if index == len(self.blocks) - 1 else None
+            if self.activation_checkpointing == "full" and block.training:
+                x = keep_input_alone(block, x, part)
             else:
-                x = block(*arguments)
+                x = block(x, part)
         return self.norm(x)  # type: ignore[no-any-return]
 
     def pool(self, tokens: Tensor) -> Tensor:
