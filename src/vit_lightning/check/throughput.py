@@ -98,7 +98,8 @@ def _measure_model(experiment: Experiment, split: NamedSplit, rates: Rates) -> P
     preprocessing = preprocessing_for(experiment, bundle)
     device = _device(experiment)
     model = bundle.model.to(device).eval()
-    wanted = experiment.trainer.micro_batch or experiment.data.batch_size
+    wanted = experiment.trainer.micro_batch
+    wanted = experiment.data.batch_size if wanted == "auto" else wanted
     count = min(wanted, _MOST_BATCH_ON_CPU if device.type == "cpu" else _MOST_BATCH)
     shape = (count, *preprocessing.image_size, preprocessing.in_channels)
     pixels = torch.zeros(shape, dtype=torch.uint8)

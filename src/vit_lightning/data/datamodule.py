@@ -88,6 +88,10 @@ class EvalData(L.LightningDataModule):
         """The pictures that this rank has found unreadable and left out so far, by split."""
         return {"evaluation": [self.pictures.name(index) for index in sorted(self.unreadable)]}
 
+    def let_go(self) -> None:
+        """End the loading processes of the loaders made so far; the next ones start their own."""
+        self._loaders.clear()
+
     def _all_pictures(self) -> dict[str, Pictures]:
         return {"evaluation": self.pictures}
 

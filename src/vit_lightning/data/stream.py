@@ -18,6 +18,27 @@ Sample = tuple[int, int, int]  # epoch, index, copy
 Order = Callable[[int], NDArray[np.int64]]
 
 
+def largest_micro_batch(
+    batch_size: int, limit: int, *, world_size: int = 1, pairs: bool = False
+) -> int:
+    """The largest micro-batch of a step that is not above a limit.
+
+    Args:
+        batch_size: samples of an optimizer step, over all ranks and micro-batches.
+        limit: most samples; where a step cannot be cut so finely, the finest cut is taken.
+        world_size: number of processes, at most one for each sample or pair.
+        pairs: whether pairs are never cut.
+    """
+    unit = 2 if pairs else 1
+    units = batch_size // unit
+    sizes = (-(-units // (world_size * cuts)) * unit for cuts in range(1, units // world_size + 1))
+    smallest = batch_size
+    for smallest in sizes:
+        if smallest <= limit:
+            break
+    return smallest
+
+
 class StreamBatchSampler(Sampler[list[Sample]]):
     """The share of one rank in the stream, cut into micro-batches.
 

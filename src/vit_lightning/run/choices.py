@@ -18,11 +18,13 @@ class Choices:
         precision: of the training.
         optimizer: its name, "fused" where one kernel updates all weights.
         linear: what computes the dense layers.
+        micro_batch: pictures computed at once, of those of a step; told when they are counted.
     """
 
     precision: str
     optimizer: str
     linear: Backend
+    micro_batch: str = ""
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items())

@@ -1,6 +1,6 @@
 """A training run before its first step: everything found or made, and said."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from vit_lightning.json_file import write_json
 from vit_lightning.models.merging import merge_tokens
 from vit_lightning.models.vit import VisionTransformer
 from vit_lightning.run.choices import Choices, choose
+from vit_lightning.run.micro_batch import choose_micro_batch, describe_micro_batch
 from vit_lightning.run_folder import (
     BEST_CHECKPOINT,
     DATA_FILE,
@@ -104,8 +105,11 @@ def prepare(experiment: Experiment, resume: str | None) -> Run:
     require_loggers(experiment.loggers)
     task = _task(experiment, splits, plan, bundle, preprocessing)
     # A Trainer to ask: what the devices do not allow is said before a folder is made.
-    num_ranks = build_trainer(experiment.trainer, precision=choices.precision).world_size
-    data.check_ranks(num_ranks)
+    trainer = build_trainer(experiment.trainer, precision=choices.precision)
+    data.check_ranks(trainer.world_size)
+    data.micro_batch = choose_micro_batch(experiment, task, data, trainer, old)
+    cut = describe_micro_batch(data.micro_batch, experiment.data.batch_size)
+    choices = replace(choices, micro_batch=cut)
     say_plan(experiment, plan, str(choices), bundle, preprocessing, splits.notes)
     make_folder(checkpoint_copy(experiment).parent, "checkpoint_dir")  # not after the training
     folder = _open_folder(experiment, old, asdict(choices), fingerprint)

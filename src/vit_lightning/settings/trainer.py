@@ -7,6 +7,10 @@ from pydantic import BeforeValidator, Field, model_validator
 from vit_lightning.settings.base import PositiveInt, Settings
 
 
+def _as_a_choice(value: object) -> object:
+    return ("none", "full")[value] if isinstance(value, bool) else value
+
+
 class TrainerSettings(Settings):
     """How long, on what, how exactly."""
 
@@ -22,8 +26,13 @@ class TrainerSettings(Settings):
         Field(description="stop after this many validations without improvement"),
     ] = None
     micro_batch: Annotated[
-        PositiveInt | None, Field(description="most pictures in memory at once, for each rank")
-    ] = None
+        PositiveInt | Literal["auto"],
+        BeforeValidator(lambda value: "auto" if value is None else value),  # as runs kept it once
+        Field(
+            description="most pictures in memory at once, for each rank; auto: as many as its free "
+            "memory is measured to hold, and fewer where that was too much"
+        ),
+    ] = "auto"
     precision: Annotated[
         Literal["auto", "32", "bf16-mixed", "16-mixed", "bf16-true"],
         BeforeValidator(lambda value: "32" if value == 32 else value),  # trainer.precision=32
@@ -43,8 +52,14 @@ class TrainerSettings(Settings):
         Literal["auto", "ddp"], Field(description="auto: ddp for more than one device")
     ] = "auto"
     activation_checkpointing: Annotated[
-        bool, Field(description="recompute blocks in the backward pass to save memory")
-    ] = False
+        Literal["none", "selective", "full"],
+        # As runs kept it once.
+        BeforeValidator(_as_a_choice),
+        Field(
+            description="what the backward pass computes again to save memory: nothing, the "
+            "activations inside the MLPs, or whole blocks"
+        ),
+    ] = "none"
     merge_tokens: Annotated[
         int,
         Field(

@@ -31,12 +31,45 @@ class LastCheckpoint(Checkpoint):
         path: where to.
         every_steps: optimizer steps between two writes.
         val_every_steps: optimizer steps between two validations.
+
+    Attributes:
+        settled: when memory was full, whether all was as the last complete step had left it.
+        in_validation: whether the training ended in a validation.
     """
 
     def __init__(self, path: Path, every_steps: int, val_every_steps: int) -> None:
         self.path = path
         self.every_steps = every_steps
         self.val_every_steps = val_every_steps
+        self.settled = self.in_validation = False
+        self._updating = -1, 0  # the step of the last update begun, what it was to change
+
+    def on_before_optimizer_step(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        """Note what an update finds, so that it shows whether it has changed anything."""
+        self._updating = trainer.global_step, _changes(optimizer)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Keep what a training has done when its memory is full; several ranks cannot meet here."""
+        self.in_validation = trainer.validating
+        if is_out_of_memory(exception) and trainer.world_size == 1:
+            self.settled = self._is_settled(trainer)
+            if self.settled and trainer.global_step:
+                self._write(trainer)
+
+    def _is_settled(self, trainer: L.Trainer) -> bool:
+        """Whether all is as the last complete step, or its validation, left it."""
+        counts: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        if not trainer.training or counts.processed > counts.completed:
+            return False
+        step, before = self._updating
+        return step != trainer.global_step or before == _changes(trainer.optimizers[0])
 
     def on_train_batch_end(
         self,
@@ -70,10 +103,17 @@ class LastCheckpoint(Checkpoint):
         Lightning counts micro-batches, of which a step may have had another number, and keeps the
         best checkpoint only if it finds the folder by its old name.
         """
-        done = checkpoint["global_step"] * trainer.accumulate_grad_batches
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        step, loops = checkpoint["global_step"], checkpoint["loops"]["fit_loop"]
+        done = step * trainer.accumulate_grad_batches
+        progress, logged = loops["epoch_loop.batch_progress"], loops["epoch_loop.state_dict"]
+        # One written inside a later step, when memory was full, as the others: before Lightning
+        # counts the step as logged.
+        inside_next = logged["_batches_that_stepped"] == step
+        logged["_batches_that_stepped"] = step - 1
+        loops["state_dict"]["combined_loader"] = [{"step": step}]
+        progress["is_last_batch"] = False
         for counts in (progress["total"], progress["current"]):
-            under_way = counts["processed"] - counts["completed"]
+            under_way = inside_next or counts["processed"] - counts["completed"]
             counts |= {"ready": done, "started": done, "processed": done}
             counts["completed"] = done - under_way
         folder = self.path.parent.resolve()
@@ -92,6 +132,24 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers:
             logger.save()  # TensorBoard's holds events back, a killed run would lose them
         trainer.save_checkpoint(self.path)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch could have no more memory, of a GPU or of the machine."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def _changes(optimizer: torch.optim.Optimizer) -> int:
+    """How often the weights of an optimizer and its state have been written to in place."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    state = [value for values in optimizer.state.values() for value in values.values()]
+    tensors = [tensor for tensor in (*weights, *state) if isinstance(tensor, Tensor)]
+    # Fused kernels are not counted; AdamW counts its steps before, and SGD keeps its first momentum
+    # after it. Later they need no memory.
+    first = sum("momentum_buffer" in values for values in optimizer.state.values())
+    return first + sum(tensor._version for tensor in tensors)
 
 
 def _move(state: dict[str, Any], folder: Path) -> None:
