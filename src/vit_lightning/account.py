@@ -12,8 +12,8 @@ from vit_lightning.evaluation.metrics import Metrics
 from vit_lightning.evaluation.multi_label import AnyMetrics
 from vit_lightning.experiment import Experiment
 from vit_lightning.factory import ModelBundle
-from vit_lightning.models.merging import describe_merging
 from vit_lightning.models.lora import is_factor
+from vit_lightning.models.merging import describe_merging
 from vit_lightning.run_folder import ATTENTION_FILE, MODEL_FILE
 from vit_lightning.settings import AdaptSettings, LoRASettings
 

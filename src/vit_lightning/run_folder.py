@@ -2,6 +2,7 @@
 
 import datetime
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -210,3 +211,15 @@ def _git_state() -> dict[str, Any] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit.strip(), "modified": bool(status.strip())}
+
+
+def newest_environment(run: Path) -> dict[str, Any]:
+    """What a run computed with when it was last started; empty if it does not say."""
+    records = {path: _first_step(path) for path in run.glob("environment*.json")}
+    return read_json(max(records, key=records.__getitem__)) if records else {}
+
+
+def _first_step(environment: Path) -> int:
+    """Where a file ``environment-from-<step>.json`` begins; before all others without a step."""
+    found = re.fullmatch(r"environment-from-(\d+)", environment.stem)
+    return int(found[1]) + 1 if found else 0

@@ -19,12 +19,14 @@ class Choices:
         optimizer: its name, "fused" where one kernel updates all weights.
         linear: what computes the dense layers.
         micro_batch: pictures computed at once, of those of a step; told when they are counted.
+        compile: "on" where torch compiles the training step; told then too.
     """
 
     precision: str
     optimizer: str
     linear: Backend
     micro_batch: str = ""
+    compile: str = ""
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items())

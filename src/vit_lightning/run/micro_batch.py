@@ -11,8 +11,8 @@ from vit_lightning.console import say
 from vit_lightning.data.datamodule import TrainData
 from vit_lightning.data.stream import largest_micro_batch
 from vit_lightning.experiment import Experiment
-from vit_lightning.json_file import read_json
 from vit_lightning.memory import free_memory
+from vit_lightning.run_folder import newest_environment
 from vit_lightning.training.footprint import measure_footprint
 from vit_lightning.training.task import VisionTask
 
@@ -68,18 +68,8 @@ def choose_micro_batch(
 
 def recorded_micro_batch(run: Path) -> int | None:
     """What a run has last computed at once, or None if it does not say."""
-    records = {path: _step(path) for path in run.glob("environment*.json")}
-    if not records:
-        return None
-    newest = read_json(max(records, key=records.__getitem__))
-    found = _RECORD.fullmatch(str(newest.get("micro_batch")))
+    found = _RECORD.fullmatch(str(newest_environment(run).get("micro_batch")))
     return int(found[1]) if found else None
-
-
-def _step(environment: Path) -> int:
-    """The step from which a file ``environment-from-<step>.json`` holds; 0 for the first."""
-    found = re.fullmatch(r"environment-from-(\d+)", environment.stem)
-    return int(found[1]) + 1 if found else 0
 
 
 def _free_bytes(device: torch.device, world_size: int) -> int | None:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from matplotlib.figure import Figure
 
@@ -27,6 +28,7 @@ from vit_lightning.files import write_text
 from vit_lightning.json_file import write_json
 from vit_lightning.models.merging import merge_tokens
 from vit_lightning.models.vit import VisionTransformer
+from vit_lightning.precision import product_type
 from vit_lightning.run.choices import Choices, choose
 from vit_lightning.run.micro_batch import choose_micro_batch, describe_micro_batch
 from vit_lightning.run_folder import (
@@ -39,9 +41,11 @@ from vit_lightning.run_folder import (
     find_run,
     make_folder,
     new_run_folder,
+    newest_environment,
     refuse_other_data,
     refuse_other_experiment,
 )
+from vit_lightning.training.compiling import CompiledForward, repays_compiling
 from vit_lightning.training.loggers import require_loggers
 from vit_lightning.training.task import VisionTask
 from vit_lightning.training.trainer import build_trainer
@@ -109,7 +113,10 @@ def prepare(experiment: Experiment, resume: str | None) -> Run:
     data.check_ranks(trainer.world_size)
     data.micro_batch = choose_micro_batch(experiment, task, data, trainer, old)
     cut = describe_micro_batch(data.micro_batch, experiment.data.batch_size)
-    choices = replace(choices, micro_batch=cut)
+    compiles = _compiles(experiment, plan, task, data.micro_batch, trainer, old)
+    if compiles:
+        task.compiled = CompiledForward(task.model, fixed=experiment.trainer.compile is True)
+    choices = replace(choices, micro_batch=cut, compile="on" if compiles else "off")
     say_plan(experiment, plan, str(choices), bundle, preprocessing, splits.notes)
     make_folder(checkpoint_copy(experiment).parent, "checkpoint_dir")  # not after the training
     folder = _open_folder(experiment, old, asdict(choices), fingerprint)
@@ -122,6 +129,26 @@ def prepare(experiment: Experiment, resume: str | None) -> Run:
         enable_version_counter=False,
     )
     return Run(experiment, folder, plan, choices, data, task, best, start)
+
+
+def _compiles(
+    experiment: Experiment,
+    plan: Plan,
+    task: VisionTask,
+    micro_batch: int,
+    trainer: Trainer,
+    old: Path | None,
+) -> bool:
+    """Whether to compile: as the experiment says, else as the run did before, else if it pays."""
+    wanted = experiment.trainer.compile
+    if wanted != "auto":
+        return wanted
+    before = {} if old is None else newest_environment(old)
+    if "compile" in before:  # its rounding is another
+        return bool(before["compile"] == "on")
+    pictures = plan.total_steps * experiment.data.batch_size // trainer.world_size
+    dtype, device = product_type(str(trainer.precision)), trainer.strategy.root_device
+    return repays_compiling(task.model.config, pictures, micro_batch, dtype, device)
 
 
 def _task(

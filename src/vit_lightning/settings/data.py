@@ -59,8 +59,9 @@ class DataSettings(Settings):
         Field(gt=0.0, lt=1.0, description="held out of train/ where there is no val/"),
     ] = None
     leave_out: Annotated[
-        list[str], Field(description="classes to leave out, with every picture that shows them")
-    ] = []
+        tuple[str, ...],
+        Field(description="classes to leave out, with every picture that shows them"),
+    ] = ()
     batch_size: Annotated[
         PositiveInt, Field(description="pictures of one optimizer step, over all ranks")
     ] = 10

@@ -45,6 +45,13 @@ class TrainerSettings(Settings):
         Literal["auto", "torch", "onednn"],
         Field(description="dense layers on a CPU; auto: what a short measurement says"),
     ] = "auto"
+    compile: Annotated[
+        bool | Literal["auto"],
+        Field(
+            description="the training step by torch.compile; auto: on a GPU, for runs of more than "
+            "about a quarter of an hour"
+        ),
+    ] = "auto"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: PositiveInt | Literal["auto"] = "auto"
     num_nodes: PositiveInt = 1

@@ -19,6 +19,7 @@ from vit_lightning.training.adaptation import (
     with_zero_gradients,
 )
 from vit_lightning.training.averaging import averaged_copy, update_average
+from vit_lightning.training.compiling import CompiledForward
 from vit_lightning.training.losses import Loss
 from vit_lightning.training.optim import build_optimizer, default_warmup, learning_rate
 from vit_lightning.training.scores import correct
@@ -109,6 +110,7 @@ class VisionTask(L.LightningModule):
             self.averaged = averaged_copy(model)
             self.averaged_scores = ValidationScores(multi_label=multi_label)
         self._loss = Loss(self.optim, classes=classes, counts=class_counts, multi_label=multi_label)
+        self.compiled: CompiledForward | None = None  # what the training step computes with
         self._grad_norm = torch.zeros(())
         self._validated = 0  # pictures of this rank in the running validation
         self._sums: Tensor | None = None  # of the running step: loss, correct, pictures
@@ -136,7 +138,8 @@ class VisionTask(L.LightningModule):
         """The share of this micro-batch in the step's mean loss."""
         images, targets = batch
         alone = self.adaptation.trains_head_alone(self.global_step)
-        logits = (logits_of_head_alone(self.model, images) if alone else self(images)).float()
+        forward = self.compiled or self
+        logits = (logits_of_head_alone(self.model, images) if alone else forward(images)).float()
         losses = self._loss(logits, targets)
         right = correct(logits.detach(), targets, multi_label=self.multi_label).sum()
         seen = torch.tensor(float(len(targets)), device=losses.device)
