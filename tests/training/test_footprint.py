@@ -9,7 +9,7 @@ import torch
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.models.vit import VisionTransformer
 from vit_lightning.settings import OptimSettings
-from vit_lightning.training.footprint import Footprint, measure_footprint
+from vit_lightning.training.footprint import Footprint, bound_footprint, measure_footprint
 
 DIM, TOKENS, DEPTH = 16, 64, 6
 CONFIG = ViTConfig(
@@ -41,6 +41,15 @@ def test_what_blocks_keep_is_counted(model: VisionTransformer, recomputed: Any, 
     # patches, the last norm; in the backward pass what one block has at a time.
     beside = {"none": (0, 16), "selective": (0, 20), "full": (12, 30)}[recomputed]
     assert beside[0] <= numbers - kept * DEPTH <= beside[1]
+
+
+@pytest.mark.parametrize("attention_dropout", [0.0, 0.1])
+def test_the_bound_is_above_what_is_measured(attention_dropout: float) -> None:
+    model = VisionTransformer(CONFIG.replace(attention_dropout=attention_dropout, dropout=0.1))
+    bound, found = bound_footprint(model, SGD), measure_footprint(model, SGD, "32")
+    assert bound is not None
+    assert found.per_picture < bound.per_picture < 4 * found.per_picture
+    assert bound.fixed == found.fixed
 
 
 def test_lower_precision_keeps_less(model: VisionTransformer) -> None:

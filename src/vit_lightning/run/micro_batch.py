@@ -13,7 +13,7 @@ from vit_lightning.data.stream import largest_micro_batch
 from vit_lightning.experiment import Experiment
 from vit_lightning.memory import free_memory
 from vit_lightning.run_folder import newest_environment
-from vit_lightning.training.footprint import measure_footprint
+from vit_lightning.training.footprint import bound_footprint, measure_footprint
 from vit_lightning.training.task import VisionTask
 
 # Of the free memory; the rest is for what a measurement of the model does not see: loading
@@ -50,12 +50,16 @@ def choose_micro_batch(
     free = _free_bytes(device, world_size)
     if free is None:
         return data.stream(0, world_size).most
-    footprint = measure_footprint(task.model, experiment.optim, str(trainer.precision))
     if device.type != "cpu":
         free -= sum(parameter.nbytes for parameter in task.model.parameters())
+    bound, whole = bound_footprint(task.model, experiment.optim), data.stream(0, world_size).most
+    careful = int(free * _CAREFUL_SHARE)
     before = None if old is None else recorded_micro_batch(old)
+    if bound and bound.most_pictures(careful) >= whole and before in {None, whole}:
+        return whole
+    footprint = measure_footprint(task.model, experiment.optim, str(trainer.precision))
     fits = footprint.most_pictures(free)
-    limit = footprint.most_pictures(int(free * _CAREFUL_SHARE))
+    limit = footprint.most_pictures(careful)
     if before is not None:
         if fits < before:
             say(f"memory     is free for {max(fits, 0)} pictures at once, the run had {before}")
