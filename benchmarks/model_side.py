@@ -3,7 +3,7 @@
 Arguments: the side, the folder of weights and of the model's configuration, the precision, the
 mode, the device, and whether to compile. Asked with a batch size and a number of steps it answers
 with the seconds of each; with a batch size alone, with the logits of seeded pictures, if it has the
-weights of the others.
+weights of the others; with nothing, with the most bytes that it has held since it was asked so.
 """
 
 import argparse
@@ -181,6 +181,17 @@ def seconds_of_steps(run: Predict, pictures: Tensor, steps: int) -> list[float]:
     return seconds
 
 
+def peak_bytes(device: str) -> int:
+    """The most memory held since the last call: of the GPU, or of this process (Linux)."""
+    if device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return peak
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak is now's, proc(5)
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
 def main() -> None:
     """Answer until the input ends."""
     parser = argparse.ArgumentParser()
@@ -206,6 +217,8 @@ def main() -> None:
     config = _config(options)
 
     def respond(question: list[int]) -> list[float]:
+        if not question:
+            return [peak_bytes(options.device)]
         shape = (question[0], config.in_channels, *config.image_size)
         if len(question) == 1:
             pictures = torch.linspace(-1, 1, math.prod(shape)).view(shape)

@@ -7,8 +7,9 @@
 Every side is a process of its own; they take turns on the same pictures, with the same weights
 where their library has a way to read them, and are compared step by step: medians of ratios, and
 where 80 % of them lie. The limit, measured in the same turns, is the time of the model's dense
-layers at the best rate that torch reaches by any of its ways, each run alone. With ``--compile``
-every side on torch runs a second time through ``torch.compile``. Prints tables, and writes
+layers at the best rate that torch reaches by any of its ways, each run alone. MB is the most memory
+that a side takes in its steps beside what it holds before the first. With ``--compile`` every side
+on torch runs a second time through ``torch.compile``. Prints tables, and writes
 ``results/DATE-models-...json`` beside this file for each model and mode, with a chart. What is not
 installed, and what gives up, is left out, and the results say so.
 """
@@ -160,12 +161,13 @@ def best_seconds(
 
 def print_table(title: str, rows: dict[str, dict[str, Any]]) -> None:
     """One batch size."""
-    print(f"\n{title}\n{'':26s}{'ms':>10s}{'ours is':>10s}{'80 %':>18s}{'of the limit':>14s}")
+    columns = f"{'ms':>10s}{'ours is':>10s}{'80 %':>18s}{'of the limit':>14s}{'MB':>8s}"
+    print(f"\n{title}\n{'':26s}{columns}")
     for name, row in rows.items():
         low, high = row["spread"]
         print(
             f"{name:26s}{row['ms']:10.2f}{row['ours_is_times_faster']:9.2f}×"
-            f"{low:9.2f} to {high:4.2f}{row['of_the_limit']:13.0%}",
+            f"{low:9.2f} to {high:4.2f}{row['of_the_limit']:13.0%}{row.get('peak_mb', ''):>8}",
             flush=True,
         )
 
@@ -187,9 +189,12 @@ def measure(
     differences = agreement(sides) if mode == "inference" else {}
     results = []
     for batch in options.batches:
+        before = {name: process.ask([]) and process.ask([])[0] for name, process in sides.items()}
         leave_out(lost(sides, batch), f"gave up at batch {batch}")
         limit = partial(best_seconds, model.config, batch, options.precision, mode, options.device)
         rows = in_turns(sides, limit, batch, options.rounds, options.steps)
+        for name, process in sides.items():
+            rows[name]["peak_mb"] = round((process.ask([])[0] - before[name]) / 1e6)
         print_table(f"{title}, {mode}, {options.precision}, batch {batch}", rows)
         results.append({"batch": batch, "sides": rows})
     for process in sides.values():
