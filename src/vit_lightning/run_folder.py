@@ -44,6 +44,7 @@ _FREE_ON_RESUME = {
     "trainer.num_nodes",
     "trainer.strategy",
     "trainer.linear",
+    "trainer.compile",
     "trainer.micro_batch",
     "trainer.activation_checkpointing",
     "trainer.checkpoint_every_steps",
