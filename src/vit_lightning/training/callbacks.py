@@ -251,14 +251,19 @@ class PictureLog(Callback):
         self.unnormalised = unnormalised
         self.draw_attention = draw_attention
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        """Draw the first batch."""
+        """Draw the first batch, once its step has shown that all is well."""
         if batch_idx == 0 and self._is_wanted(trainer):
             images, labels = (part.cpu() for part in batch)
             figure = figures.batch_figure(self.unnormalised(images), labels, self.classes)
-            add_figure(trainer.loggers, "train/batch", figure, trainer.global_step)
+            add_figure(trainer.loggers, "train/batch", figure, 0)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw attention and positions."""
