@@ -208,12 +208,12 @@ class Throughput(Callback):
         elapsed = time.perf_counter() - self._start
         waited = self._loader_waited(trainer)
         self.images_per_second = self._steps * self.batch_size / elapsed
-        values = {
+        assert isinstance(pl_module, VisionTask)
+        pl_module.also_logged |= {
             "train/images_per_second": self.images_per_second,
             "train/data_wait_share": min((waited - self._waited) / elapsed, 1.0),
             "train/peak_memory_gb": peak_memory_gb(pl_module.device),
         }
-        pl_module.log_dict(values, on_step=True, on_epoch=False)
         self._restart(waited)
 
     @staticmethod
