@@ -165,7 +165,7 @@ def test_an_experiment_gives_its_pictures_and_takes_overrides(
     path = write(tiny, data={"root": "nowhere", "cache": {}, "decoding": "fast"}, seed=4)
     result = baseline(path, weights, overrides=[f"data.root={pictures}", "data.workers=0"])
     assert result.num_train == 10
-    assert (result.experiment.name, result.experiment.seed) == ("tiny", 4)
+    assert (result.experiment.name, result.experiment.seed) == ("tiny_tuned", 4)
     assert result.experiment.data.decoding == "fast"  # of the training, as it was
     assert baseline(result.experiment, weights).kept == 16
     for options in ({"val_fraction": 0.2}, {"label_separator": "|"}):

@@ -531,3 +531,24 @@ def test_kept_pictures_change_nothing(write: Write, tiny: dict[str, Any], tmp_pa
         kept = train(write(tiny, data=data | {"cache": cache}, model=model))
         expected, found = (read_weights(result.run / "last.ckpt") for result in (plain, kept))
         assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_the_weights_that_a_run_starts_from_are_not_written_over(
+    tiny: dict[str, Any], write: Callable[..., Path], few_figures: None
+) -> None:
+    first = train(write(tiny))
+    before = first.checkpoint.read_bytes()
+    again = [f"model.weights={first.checkpoint}", "model.name=null"]
+    with pytest.raises(InputError, match="over the weights it starts from.*another name"):
+        train(write(tiny), again)
+    assert first.checkpoint.read_bytes() == before
+    assert train(write(tiny), [*again, "name=second"]).checkpoint != first.checkpoint
+
+
+@pytest.mark.parametrize("augmentation", [{}, {"crop": "none"}, {"crop": "paper"}])
+def test_the_smallest_crop_is_of_a_modern_crop(
+    tiny: dict[str, Any], write: Callable[..., Path], augmentation: dict[str, Any]
+) -> None:
+    settings = {"augmentation": {**augmentation, "min_crop_area": 0.5}}
+    with pytest.raises(InputError, match=r"min_crop_area.*crop modern"):
+        train(write(tiny, data=settings))

@@ -16,11 +16,13 @@ from vit_lightning.data.pictures import PictureFiles
 from vit_lightning.data.sources import open_dataset, open_labelled
 from vit_lightning.data.splits import Labelled, Splits
 from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.data.views import TrainView
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import Experiment
 from vit_lightning.factory import ModelBundle, create_bundle
 from vit_lightning.models.config import ResNetConfig, ViTConfig
 from vit_lightning.prediction import preprocessing_of
+from vit_lightning.settings import USUAL_CROP_AREA
 from vit_lightning.training.optim import default_warmup
 
 
@@ -154,6 +156,14 @@ def train_data(
     if experiment.data.sampling == "balanced" and splits.multi_label:
         raise InputError(
             "data.sampling: balanced sampling is for pictures of one label each; set it to uniform"
+        )
+    augmentation = experiment.data.augmentation
+    crop = TrainView(preprocessing, augmentation).crop
+    if augmentation.min_crop_area != USUAL_CROP_AREA and crop != "modern":
+        raise InputError(
+            f"data.augmentation.min_crop_area: it is for crop modern, and with preprocessing "
+            f"{preprocessing.mode} the crop is {crop}; set data.augmentation.crop to modern, or "
+            f"remove it"
         )
     wanted = experiment.trainer.micro_batch
     return TrainData(

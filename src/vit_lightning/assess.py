@@ -172,7 +172,9 @@ def evaluate(
     pictures = EvalData(subject.found.pictures, preprocessing, experiment.data)
     precision = experiment.trainer.eval_precision
     where = f"{subject.path or split}: {len(pictures.pictures)} pictures"
-    say(f"evaluating {checkpoint} on {where}, precision {precision}")
+    pairs = experiment.trainer.merge_tokens
+    merging = f", {pairs} pairs of tokens merged in each block" if pairs else ""
+    say(f"evaluating {checkpoint} on {where}, precision {precision}{merging}")
     if subject.caution is not None:
         say(subject.caution)
     model = _packed_where_it_pays(bundle.model, experiment.trainer, len(pictures.pictures))

@@ -72,7 +72,7 @@ def test_splits_of_the_table(tmp_path: Path) -> None:
         "train: 2 pictures (bee: 1, cat: 1)",
         "val: 2 pictures (bee: 1, cat: 1)",
         "test: 1 pictures (bee: 0, cat: 1)",
-        "test has no pictures of 1 classes: bee",
+        "test has no pictures of 1 class: bee",
         "columns not used: width",
     )
 

@@ -68,7 +68,7 @@ def test_folder_with_splits(tmp_path: Path) -> None:
         "test: 2 pictures (ant: 1, cat: 1)",
         f"skipped in {tmp_path / 'train'}, as no pictures of a class: 1 .txt, "
         "1 files outside a class folder",
-        "val has no pictures of 1 classes: ant",
+        "val has no pictures of 1 class: ant",
     )
 
 
@@ -83,7 +83,7 @@ def test_folder_without_val_holds_out_by_class(tmp_path: Path) -> None:
     assert names(splits.val) != names(other.val)
     assert splits.test is None
     assert "held out for val: 0.3 of every class, chosen by seed 0" in splits.notes
-    assert "val has no pictures of 1 classes: c" in splits.notes
+    assert "val has no pictures of 1 class: c" in splits.notes
 
 
 def test_train_without_val_holds_out_and_leaves_test_alone(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def _settings(counts: list[int], mode: str = "modern", *, several: bool = False)
     labels: Labels = np.repeat(np.arange(len(counts)), counts)
     if several:
         labels = np.eye(len(counts), dtype=np.uint8)[labels]
-    advice = recommend(labels, len(counts), mode)  # type: ignore[arg-type]  # one of the modes
+    advice = recommend(labels, len(counts), mode, 0)  # type: ignore[arg-type]  # one of the modes
     assert all(each.reason for each in advice)
     pairs = [each.setting.split("=") for each in advice]
     assert len({name for name, _ in pairs}) == len(pairs)
@@ -56,11 +56,17 @@ def test_crops_and_balance_only_where_there_is_a_reason() -> None:
     assert "data.sampling" not in _settings([10, 50], several=True)
 
 
+def test_pictures_that_cannot_be_read_are_left_out_again() -> None:
+    labels = np.arange(40) % 2
+    settings = [[advice.setting for advice in recommend(labels, 2, "modern", n)] for n in (0, 2)]
+    assert settings[1] == [*settings[0], "data.on_bad_image=skip"]
+
+
 @pytest.mark.parametrize("count", [1, 50, 500])
 def test_a_recipe_replaces_what_it_is_about_and_nothing_else(count: int) -> None:
     experiment = parse_experiment(VALUES, "mine")
     labels = np.arange(2 * count) % 2
-    settings = [advice.setting for advice in recommend(labels, 2, "modern")]
+    settings = [advice.setting for advice in recommend(labels, 2, "modern", 3)]
     found = advised(experiment, settings)
     values = short_values(found)
     assert isinstance(found, Experiment)

@@ -139,5 +139,9 @@ def _missing_notes(classes: tuple[str, ...], found: dict[str, Divisible]) -> lis
         missing = [label for label, count in zip(classes, counts, strict=True) if not count]
         if missing:
             shown = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
-            notes.append(f"{name} has no pictures of {len(missing)} classes: {shown}")
+            notes.append(f"{name} has no pictures of {_classes(len(missing))}: {shown}")
     return notes
+
+
+def _classes(count: int) -> str:
+    return "1 class" if count == 1 else f"{count} classes"

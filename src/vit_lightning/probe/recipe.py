@@ -17,7 +17,6 @@ from vit_lightning.data.transforms import Mode
 _FEW, _SOME = 10, 100  # pictures of a class, up to which the head alone, and LoRA, are advised
 _UNEVEN = 5  # times as many pictures of one class as of another
 _LARGE_SET = 20_000
-_MICRO_BATCH = 16
 _LEAST_STEPS, _MOST_STEPS = 200, 20_000
 
 
@@ -34,13 +33,14 @@ class Advice:
     reason: str
 
 
-def recommend(labels: Labels, num_classes: int, mode: Mode) -> tuple[Advice, ...]:
+def recommend(labels: Labels, num_classes: int, mode: Mode, unreadable: int) -> tuple[Advice, ...]:
     """Settings for a training on pictures with these labels, from weights.
 
     Args:
-        labels: (N,) classes of the training split, or (N, C) of 0 and 1.
+        labels: (N,) classes of the readable pictures to train on, or (N, C) of 0 and 1.
         num_classes: C.
         mode: of the preprocessing.
+        unreadable: pictures that cannot be read, of train and val.
     """
     counts = class_counts(labels, num_classes)
     usual = float(np.median(counts))
@@ -49,6 +49,7 @@ def recommend(labels: Labels, num_classes: int, mode: Mode) -> tuple[Advice, ...
         *_lengths(len(labels), usual),
         *_augmentation(usual, mode, several=labels.ndim == 2),
         *_balance(counts, several=labels.ndim == 2),
+        *_unreadable(unreadable),
     )
 
 
@@ -78,7 +79,6 @@ def _lengths(count: int, usual: float) -> list[Advice]:
     seen = steps * batch / count
     return [
         Advice(f"data.batch_size={batch}", f"{count:,} pictures to train on"),
-        Advice(f"trainer.micro_batch={_MICRO_BATCH}", "for memory; raise it on a large GPU"),
         Advice(f"trainer.max_steps={steps}", f"each picture about {max(seen, 1):.0f} times"),
         Advice(f"trainer.val_every_steps={max(steps // 10, 1)}", "ten looks at val"),
     ]
@@ -102,3 +102,10 @@ def _balance(counts: NDArray[np.int64], *, several: bool) -> list[Advice]:
         return []
     why = f"classes of {present.min()} to {present.max()} pictures; leave it if val is as uneven"
     return [Advice("data.sampling=balanced", why)]
+
+
+def _unreadable(count: int) -> list[Advice]:
+    if not count:
+        return []
+    which = "a picture that" if count == 1 else f"{count} pictures that"
+    return [Advice("data.on_bad_image=skip", f"for {which} cannot be read, left out here too")]

@@ -70,6 +70,20 @@ class BaselineResult:
         """The outcome with the highest score."""
         return max(self.outcomes, key=lambda outcome: outcome.score or 0.0)
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why the figures should not be relied on."""
+        shown = sum(recall is not None for recall in self.outcomes[0].recall)
+        if not self.multi_label and shown == 1:
+            return ("val shows one class alone: these figures tell nothing",)
+        majority, interval = self.outcomes[0].score, self.best.interval
+        if majority is None or interval is None or interval[0] > majority:
+            return ()
+        return (
+            f"{self.num_val:,} pictures do not show that these features do better than the "
+            f"majority class: other weights, or more pictures in val, may be what is needed",
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         apart = ("outcomes", "recipe", "experiment")
@@ -126,7 +140,8 @@ def baseline(
     train, val = extractor.features(splits.train, "train"), extractor.features(splits.val, "val")
     outcomes, probe = _outcomes(train, val, splits.classes, experiment.seed)
     mode = extractor.preprocessing.mode
-    recipe = recommend(splits.train.labels, len(splits.classes), mode)
+    unreadable = len(train.unreadable) + len(val.unreadable)
+    recipe = recommend(train.labels, len(splits.classes), mode, unreadable)
     return BaselineResult(
         classes=splits.classes,
         num_train=len(train.values),

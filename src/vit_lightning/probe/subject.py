@@ -23,7 +23,10 @@ _ANEW = {
     "adapt": None,
     "optim": None,
     "data": ("batch_size", "sampling", "augmentation"),
-    "trainer": ("max_steps", "max_epochs", "val_every_steps", "val_every_epochs", "patience"),
+    "trainer": (
+        *("max_steps", "max_epochs", "val_every_steps", "val_every_epochs", "patience"),
+        *("micro_batch", "merge_tokens"),
+    ),
 }
 
 
@@ -101,6 +104,7 @@ def advised(experiment: Experiment, settings: Sequence[str]) -> Experiment:
         }
     values["description"] = "A start from vit baseline, by rules of thumb; not a promise."
     values["expected"] = ""
+    values["name"] = f"{experiment.name}_tuned"  # its checkpoint may be what is tuned
     apply_overrides(values, settings)
     return parse_experiment(values, "the recipe")
 

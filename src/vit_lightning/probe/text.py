@@ -52,6 +52,7 @@ def _table(result: BaselineResult) -> str:
             f"{outcome.method:<{width}}  {score:>7}  {interval:>18}  {outcome.seconds:7.2f}"
         )
     lines.append(f"(penalty {result.penalty:g}, chosen on a part of train)")
+    lines += [f"but: {doubt}" for doubt in result.doubts]
     return "\n".join(lines)
 
 

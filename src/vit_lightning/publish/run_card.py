@@ -15,6 +15,7 @@ from vit_lightning.models.config import ViTConfig
 from vit_lightning.publish.markdown import escape, one_line, table
 from vit_lightning.publish.run_record import Measured, RunRecord
 from vit_lightning.settings import (
+    USUAL_CROP_AREA,
     AdaptSettings,
     AugmentationSettings,
     DataSettings,
@@ -297,13 +298,11 @@ def _learning_rate(run: RunRecord) -> str:
 
 def _augmentation(settings: AugmentationSettings, preprocessing: Preprocessing) -> str:
     crop = settings.crop or ("paper" if preprocessing.mode == "paper" else "modern")
-    least = settings.min_crop_area
-    usual = AugmentationSettings.model_fields["min_crop_area"].default
+    area = settings.min_crop_area
+    least = f" above {area:g} of the area" if area != USUAL_CROP_AREA else ""
     words = {
         "paper": ["random crop by the original's law"],
-        "modern": [
-            "random resized crop" + (f" above {least:g} of the area" if least != usual else "")
-        ],
+        "modern": ["random resized crop" + least],
         "none": [],
     }[crop]
     words += ["flip left to right"] if settings.flip else []

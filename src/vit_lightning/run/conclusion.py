@@ -73,7 +73,8 @@ def conclude(run: Run, path: Path | None) -> TrainResult:
         write_json(run.folder / RESULT_FILE, result)  # comes last: the run is finished
         say_results(
             {"best": best, "final": final},
-            f"best is step {best_step} of {final_step}, chosen on val",
+            f"best is step {best_step} of {final_step}, chosen on val"
+            + ("; all of the averaged weights" if run.experiment.optim.ema_decay else ""),
             run.folder,
             checkpoint,
             path or run.folder / EXPERIMENT_FILE,

@@ -22,6 +22,7 @@ from vit_lightning.console import is_main_process, say
 from vit_lightning.data.datamodule import TrainData
 from vit_lightning.data.splits import Splits, class_counts
 from vit_lightning.data.transforms import Preprocessing
+from vit_lightning.errors import InputError
 from vit_lightning.experiment import Experiment
 from vit_lightning.factory import ModelBundle, load_bundle
 from vit_lightning.files import write_text
@@ -119,6 +120,7 @@ def prepare(experiment: Experiment, resume: str | None) -> Run:
     choices = replace(choices, micro_batch=cut, compile="on" if compiles else "off")
     say_plan(experiment, plan, str(choices), bundle, preprocessing, splits.notes)
     make_folder(checkpoint_copy(experiment).parent, "checkpoint_dir")  # not after the training
+    _refuse_to_overwrite_weights(experiment)
     folder = _open_folder(experiment, old, asdict(choices), fingerprint)
     task.origin = {"run": str(folder), "data": fingerprint}
     best = ModelCheckpoint(
@@ -129,6 +131,20 @@ def prepare(experiment: Experiment, resume: str | None) -> Run:
         enable_version_counter=False,
     )
     return Run(experiment, folder, plan, choices, data, task, best, start)
+
+
+def _refuse_to_overwrite_weights(experiment: Experiment) -> None:
+    """A run ends by writing its best checkpoint: not over the file that it starts from."""
+    weights, copy = experiment.model.weights, checkpoint_copy(experiment)
+    if (
+        weights is not None
+        and copy.exists()
+        and Path(weights).expanduser().resolve() == copy.resolve()
+    ):
+        raise InputError(
+            f"the run would write its best checkpoint over the weights it starts from, {weights}: "
+            f"give the experiment another name (now {experiment.name}) or another checkpoint_dir"
+        )
 
 
 def _compiles(

@@ -1,7 +1,12 @@
 """The parts of an experiment file: names, defaults, ranges and what each is for."""
 
 from vit_lightning.settings.adapt import AdaptSettings, LoRASettings
-from vit_lightning.settings.augmentation import BUNDLES, AugmentationSettings, RandAugmentSettings
+from vit_lightning.settings.augmentation import (
+    BUNDLES,
+    USUAL_CROP_AREA,
+    AugmentationSettings,
+    RandAugmentSettings,
+)
 from vit_lightning.settings.base import Settings
 from vit_lightning.settings.data import CacheSettings, DataSettings
 from vit_lightning.settings.model import ModelSettings
@@ -10,6 +15,7 @@ from vit_lightning.settings.trainer import TrainerSettings
 
 __all__ = [
     "BUNDLES",
+    "USUAL_CROP_AREA",
     "AdaptSettings",
     "AugmentationSettings",
     "CacheSettings",

@@ -17,6 +17,9 @@ Bundle = Literal[
     "deit",
 ]
 
+USUAL_CROP_AREA = 0.08
+"""The smallest share of a picture in a modern crop, unless another is given."""
+
 
 def _augreg(magnitude: int, mixup: float) -> dict[str, Any]:
     return {
@@ -82,7 +85,7 @@ class AugmentationSettings(Settings):
     min_crop_area: Annotated[
         float,
         Field(gt=0.0, le=1.0, description="smallest share of the picture in a modern crop"),
-    ] = 0.08
+    ] = USUAL_CROP_AREA
     flip: Annotated[bool, Field(description="left-right, with probability one half")] = True
     degrees: Annotated[float, Field(ge=0.0, le=180.0, description="rotation up to")] = 0.0
     translate: Annotated[Fraction, Field(description="shift up to this fraction")] = 0.0
@@ -126,4 +129,6 @@ class AugmentationSettings(Settings):
     def _one_policy(self) -> Self:
         if self.randaugment is not None and self.trivialaugment:
             raise ValueError("take randaugment or trivialaugment, not both")
+        if self.min_crop_area != USUAL_CROP_AREA and self.crop in {"paper", "none"}:
+            raise ValueError(f"min_crop_area is for crop modern, and crop is {self.crop}")
         return self
