@@ -539,7 +539,7 @@ def test_the_weights_that_a_run_starts_from_are_not_written_over(
     first = train(write(tiny))
     before = first.checkpoint.read_bytes()
     again = [f"model.weights={first.checkpoint}", "model.name=null"]
-    with pytest.raises(InputError, match="over the weights it starts from.*another name"):
+    with pytest.raises(InputError, match=r"over the weights it starts from.*another name"):
         train(write(tiny), again)
     assert first.checkpoint.read_bytes() == before
     assert train(write(tiny), [*again, "name=second"]).checkpoint != first.checkpoint

@@ -6,6 +6,7 @@ import numpy as np
 
 from vit_lightning.data.draws import hold_out
 from vit_lightning.data.listing import SplitListing, list_pictures, list_split
+from vit_lightning.data.partition import count_of_classes
 from vit_lightning.data.pictures import EXTENSIONS, PictureFiles
 from vit_lightning.data.splits import Labelled, Splits, count_notes
 from vit_lightning.errors import InputError
@@ -192,9 +193,5 @@ def _missing_notes(classes: tuple[str, ...], files: dict[str, PictureFiles]) -> 
         missing = [label for label, count in zip(classes, present, strict=True) if not count]
         if missing:
             shown = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
-            notes.append(f"{name} has no pictures of {_classes(len(missing))}: {shown}")
+            notes.append(f"{name} has no pictures of {count_of_classes(len(missing))}: {shown}")
     return notes
-
-
-def _classes(count: int) -> str:
-    return "1 class" if count == 1 else f"{count} classes"

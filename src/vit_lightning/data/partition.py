@@ -139,9 +139,10 @@ def _missing_notes(classes: tuple[str, ...], found: dict[str, Divisible]) -> lis
         missing = [label for label, count in zip(classes, counts, strict=True) if not count]
         if missing:
             shown = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
-            notes.append(f"{name} has no pictures of {_classes(len(missing))}: {shown}")
+            notes.append(f"{name} has no pictures of {count_of_classes(len(missing))}: {shown}")
     return notes
 
 
-def _classes(count: int) -> str:
+def count_of_classes(count: int) -> str:
+    """Such as "1 class"."""
     return "1 class" if count == 1 else f"{count} classes"
