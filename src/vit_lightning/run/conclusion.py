@@ -74,7 +74,11 @@ def conclude(run: Run, path: Path | None) -> TrainResult:
         say_results(
             {"best": best, "final": final},
             f"best is step {best_step} of {final_step}, chosen on val"
-            + ("; all of the averaged weights" if run.experiment.optim.ema_decay else ""),
+            + (
+                "; all of the averaged weights"
+                if run.experiment.optim.ema_decay is not None
+                else ""
+            ),
             run.folder,
             checkpoint,
             path or run.folder / EXPERIMENT_FILE,

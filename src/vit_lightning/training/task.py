@@ -180,8 +180,8 @@ class VisionTask(L.LightningModule):
     def _log_step(self, values: dict[str, float]) -> None:
         """Hand the values of a step to the loggers.
 
-        Not by ``self.log``, which for each value does work of a third of a millisecond that these,
-        being plain numbers of the whole step, do not need. It has the loss, for callbacks.
+        Not by ``self.log``, which for each value does work that these, being plain numbers of the
+        whole step, do not need: most of what logging took. It has the loss, for callbacks.
         """
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=self.global_step - 1)
@@ -313,7 +313,7 @@ class VisionTask(L.LightningModule):
 def _seed(seed: int, device: torch.device) -> None:
     """Seed what draws on the CPU and on a device.
 
-    ``torch.manual_seed`` seeds every kind of device, which takes a third of a millisecond, most of
+    ``torch.manual_seed`` seeds every kind of device, which takes some 0.3 ms, most of
     it for noting where it was called in case that CUDA is used later.
     """
     torch.default_generator.manual_seed(seed)
