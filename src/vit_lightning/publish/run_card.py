@@ -266,6 +266,7 @@ def _optimizer(optim: OptimSettings) -> str:
         words += " kept in bfloat16" if optim.momentum_dtype == "bfloat16" else ""
     else:
         words = f"AdamW, betas {optim.betas[0]:g} and {optim.betas[1]:g}"
+        words = f"Muon, beside it {words}" if optim.name == "muon" else words
     words += f", weight decay {optim.weight_decay:g}"
     clipped = optim.clip_norm
     return words + ("" if clipped is None else f", gradients clipped to norm {clipped:g}")

@@ -10,14 +10,22 @@ from vit_lightning.settings.base import Fraction, Settings
 class OptimSettings(Settings):
     """How the weights are changed; the defaults are the paper's fine-tuning recipe."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Annotated[
+        Literal["sgd", "adamw", "muon"],
+        Field(
+            description="muon: adamw, but the blocks' matrices move by orthogonalised steps; the "
+            "quicker learner from scratch"
+        ),
+    ] = "sgd"
     lr: Annotated[float, Field(gt=0.0, description="peak learning rate")] = 0.03
     momentum: Annotated[Fraction, Field(description="of sgd")] = 0.9
     momentum_dtype: Annotated[
         Literal["float32", "bfloat16"],
         Field(description="bfloat16 halves the buffer, the original's default"),
     ] = "float32"
-    betas: Annotated[tuple[Fraction, Fraction], Field(description="of adamw")] = (0.9, 0.999)
+    betas: Annotated[
+        tuple[Fraction, Fraction], Field(description="of adamw, and of its part in muon")
+    ] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0.0, description="on matrices and filters alone")] = 0.0
     warmup_steps: Annotated[
         int | None, Field(ge=0, description="null: 500, at most a tenth of the run")

@@ -6,6 +6,7 @@ from torch import nn
 
 from vit_lightning.models.vit import VisionTransformer
 from vit_lightning.settings import OptimSettings
+from vit_lightning.training.muon import hidden_matrices
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,19 @@ def measure_footprint(model: VisionTransformer, optim: OptimSettings, precision:
 
 def _fixed(model: nn.Module, optim: OptimSettings) -> int:
     """Gradients and the optimizer's state."""
-    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    return round(trained * (1 + _state_share(optim)))
+    return round(
+        sum(
+            parameter.nbytes * (1 + _state_share(optim, name, parameter))
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        )
+    )
 
 
-def _state_share(optim: OptimSettings) -> float:
-    """The optimizer's state, in multiples of the weights it updates."""
-    if optim.name == "adamw":
+def _state_share(optim: OptimSettings, name: str, parameter: nn.Parameter) -> float:
+    """The optimizer's state, in multiples of the weight it updates."""
+    if optim.name == "muon" and hidden_matrices(name, parameter):
+        return 1.0
+    if optim.name in ("adamw", "muon"):
         return 2.0
     return 0.5 if optim.momentum_dtype == "bfloat16" else 1.0

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from vit_lightning.settings import OptimSettings
+from vit_lightning.training.muon import Muon, hidden_matrices
 
 _LINEAR_END = 1e-5  # where the original's linear decay ends
 _PAPER_WARMUP = 500
@@ -73,6 +74,8 @@ def build_optimizer(
     """
     fused = has_fused_update(settings, precision)
     groups = _groups(model, settings, rate_scale, waits)
+    if settings.name == "muon":
+        return Muon(groups, lr=settings.lr, betas=settings.betas, fused=fused)
     if settings.name == "adamw":
         return AdamW(groups, lr=settings.lr, betas=settings.betas, fused=fused)
     if settings.momentum_dtype == "bfloat16":
@@ -86,15 +89,17 @@ def _groups(
     rate_scale: Callable[[str], float],
     waits: Callable[[str], bool],
 ) -> list[dict[str, object]]:
-    """Parameters of one rate and one decay together; those that decay come first.
+    """Parameters of one rate, decay and way to be updated together; those that decay come first.
 
     What waits is apart: torch 2.13's fused SGD fails where a part of a group has no momentum yet.
     """
-    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float, bool, int], list[nn.Parameter]] = {}
+    is_muon = settings.name == "muon"
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_matrix = parameter.ndim >= 2 and not name.endswith(("cls_token", "pos_embed"))
-            key = (not is_matrix, rate_scale(name), waits(name))
+            matrices = hidden_matrices(name, parameter) if is_muon else 0
+            key = (not is_matrix, rate_scale(name), waits(name), matrices)
             groups.setdefault(key, []).append(parameter)
     return [
         {
@@ -102,7 +107,10 @@ def _groups(
             "lr": settings.lr * scale,
             "weight_decay": 0.0 if spared else settings.weight_decay,
         }
-        for (spared, scale, _), parameters in sorted(groups.items(), key=lambda item: item[0])
+        | ({"matrices": matrices} if is_muon else {})
+        for (spared, scale, _, matrices), parameters in sorted(
+            groups.items(), key=lambda item: item[0]
+        )
     ]
 
 
