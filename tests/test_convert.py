@@ -31,6 +31,7 @@ from vit_lightning.checkpoints.dialects import (
     TORCHVISION,
 )
 from vit_lightning.convert import Target, convert_model
+from vit_lightning.errors import InputError
 from vit_lightning.factory import ModelBundle, load_bundle
 from vit_lightning.models.config import ViTConfig
 
@@ -260,3 +261,33 @@ def test_a_head_of_zeros_does_not_hide_what_is_lost(tmp_path: Path) -> None:
     written = convert_model(bundle_of(model), tmp_path / "x.npz", "google", lossy=True)
     assert written.delta is not None
     assert written.delta > 1e-6
+
+
+def test_half_the_bits_and_what_that_costs(tmp_path: Path) -> None:
+    whole = bundle(TINY, classes=CLASSES, preprocessing=PAPER)
+    conversion = convert_model(whole, tmp_path / "x.safetensors", "safetensors", half=True)
+    stored = load_file(conversion.path)
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    again = load_bundle(conversion.path)
+    assert again.classes == CLASSES
+    assert again.preprocessing == PAPER
+    for key, tensor in whole.model.state_dict().items():
+        read = again.model.state_dict()[key]
+        assert read.dtype == torch.float32
+        torch.testing.assert_close(read, tensor, rtol=1e-3, atol=1e-7)
+    pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        difference = (again.model(pictures) - whole.model.eval()(pictures)).abs().max()
+    assert conversion.delta == pytest.approx(float(difference), rel=1e-4)
+    assert 0 < conversion.delta < 0.1
+
+
+def test_what_half_the_bits_cannot_hold(tmp_path: Path) -> None:
+    whole = bundle(TINY)
+    with pytest.raises(InputError, match="--half is for safetensors"):
+        convert_model(whole, tmp_path / "x.npz", "google", half=True)
+    with torch.no_grad():
+        whole.model.pos_embed[0, 0, 0] = 7e4
+    with pytest.raises(InputError, match="pos_embed has values beyond 65504"):
+        convert_model(whole, tmp_path / "x.safetensors", "safetensors", half=True)
+    assert not list(tmp_path.iterdir())

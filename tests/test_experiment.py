@@ -146,7 +146,11 @@ def test_unknown_key_is_answered_with_the_nearest(
         ("optim", {"lr": "0.1"}, 'optim.lr: input should be a valid number (got "0.1")'),
         ("optim", {"lr": 0}, "optim.lr: input should be greater than 0 (got 0)"),
         ("optim", {"lr": float("inf")}, "optim.lr: input should be a finite number (got Infinity)"),
-        ("optim", {"name": "adam"}, "optim.name: input should be 'sgd' or 'adamw' (got \"adam\")"),
+        (
+            "optim",
+            {"name": "adam"},
+            "optim.name: input should be 'sgd', 'adamw' or 'muon' (got \"adam\")",
+        ),
         ("optim", {"betas": [0.9, 1]}, "optim.betas.1: input should be less than 1 (got 1)"),
         ("optim", [], "optim: input should be an object (got [])"),
         ("model", {"depth": 2.0}, "model.depth: input should be a valid integer (got 2.0)"),
@@ -156,7 +160,11 @@ def test_unknown_key_is_answered_with_the_nearest(
         ("loggers", ["tb"], "loggers.0: input should be 'tensorboard', 'csv', 'wandb' or 'mlflow'"),
         ("trainer", {"max_steps": 10**30}, "trainer.max_steps: input should be less than 2147483"),
         ("name", "../up", "name: string should match pattern"),
-        ("optim", {"name": "für"}, "optim.name: input should be 'sgd' or 'adamw' (got \"für\")"),
+        (
+            "optim",
+            {"name": "für"},
+            "optim.name: input should be 'sgd', 'adamw' or 'muon' (got \"für\")",
+        ),
     ],
 )
 def test_wrong_value_is_named_with_what_was_expected(part: str, values: Any, line: str) -> None:

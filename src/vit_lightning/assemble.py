@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from vit_lightning.console import say_notes
+from vit_lightning.data.class_names import named
 from vit_lightning.data.datamodule import EvalData, TrainData
 from vit_lightning.data.decoded import open_cache
 from vit_lightning.data.decoding import FastPictures
@@ -130,6 +131,7 @@ def open_splits(experiment: Experiment) -> Splits:
     )
     if data.leave_out:
         splits = without_classes(splits, data.leave_out)
+    splits = replace(splits, classes=_called(experiment, splits.classes))
     if data.cache is not None:
         if not isinstance(splits.train, PictureFiles):
             raise InputError(
@@ -140,10 +142,16 @@ def open_splits(experiment: Experiment) -> Splits:
     return splits.each(FastPictures) if data.decoding == "fast" else splits
 
 
+def _called(experiment: Experiment, classes: tuple[str, ...]) -> tuple[str, ...]:
+    table = experiment.data.class_names
+    return classes if table is None else named(classes, Path(table).expanduser())
+
+
 def open_given(experiment: Experiment, path: Path) -> Labelled:
     """The pictures of a folder or a table, decoded as an experiment says; they are kept nowhere."""
     data = experiment.data
     found = open_labelled(path, label_separator=data.label_separator)
+    found = replace(found, classes=_called(experiment, found.classes))
     if data.decoding == "fast":
         return replace(found, pictures=FastPictures(found.pictures))
     return found

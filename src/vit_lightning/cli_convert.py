@@ -30,6 +30,11 @@ def add_convert_command(commands: Any) -> None:
         action="store_true",
         help="write also what the library computes otherwise, and measure the difference",
     )
+    parser.add_argument(
+        "--half",
+        action="store_true",
+        help="with --to safetensors: store 16 bits of each weight, and measure the difference",
+    )
     add_image_size(parser, "pixels, for a .npz whose grid is not square")
 
 
@@ -39,4 +44,4 @@ def _convert(options: argparse.Namespace) -> None:
 
     bundle = load_bundle(options.weights, image_size(options))
     say_notes(bundle.notes)
-    print(convert_model(bundle, options.output, options.to, lossy=options.lossy))
+    print(convert_model(bundle, options.output, options.to, lossy=options.lossy, half=options.half))

@@ -89,7 +89,7 @@ class CannotExpressError(InputError):
 
 
 def convert_model(
-    bundle: ModelBundle, path: str | Path, to: Target, *, lossy: bool = False
+    bundle: ModelBundle, path: str | Path, to: Target, *, lossy: bool = False, half: bool = False
 ) -> Conversion:
     """Write a model for another library.
 
@@ -101,13 +101,16 @@ def convert_model(
             safetensors this package's own format.
         to: the library.
         lossy: write also what the target cannot express exactly, and measure what that costs.
+        half: for safetensors, store every weight in 16 bits (float16), and measure what that costs.
 
     Raises:
         CannotExpressError: the target cannot express the model.
-        InputError: ``path`` cannot be written.
+        InputError: ``path`` cannot be written, or the weights not in 16 bits.
     """
     path, target = Path(path), _target(to)
     _check_path(path, to, target)
+    if half:
+        return _convert_to_half(bundle, path, to)
     config = bundle.model.config
     if impossible := LIMITS[to].impossible(config):
         raise CannotExpressError(f"{to} cannot express {_and(impossible)}", _ELSEWHERE)
@@ -127,6 +130,19 @@ def convert_model(
     _write(target, written, path)
     delta = _measure(bundle.model, written.model) if losses else None
     return Conversion(path, tuple(losses), delta, target.notes(bundle))
+
+
+def _convert_to_half(bundle: ModelBundle, path: Path, to: Target) -> Conversion:
+    if to != "safetensors":
+        raise InputError(f"--half is for safetensors; what {to} reads is written in 32 bits")
+    state = {key: tensor.half() for key, tensor in bundle.model.state_dict().items()}
+    if beyond := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
+        raise InputError(f"--half: {beyond[0]} has values beyond 65504, the largest of float16")
+    twin = skeleton(bundle.model.config)
+    twin.load_state_dict(state, assign=True)
+    _write_safetensors(replace(bundle, model=twin), path)
+    delta = _measure(bundle.model, twin.float().eval())
+    return Conversion(path, ("the last 13 bits of each weight, stored in 16",), delta, ())
 
 
 _ELSEWHERE = "write a .safetensors, which keeps everything"

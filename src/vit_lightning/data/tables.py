@@ -89,7 +89,7 @@ def read_text(path: Path, separator: str | None) -> Table:
             f"data.label_separator {separator!r} holds what separates the columns of {path}; "
             "choose another, such as |"
         )
-    rows = _rows(path, _text(path), delimiter)
+    rows = decoded_rows(path)
     _, header = next(rows, (0, []))
     columns = columns_of(path, header, delimiter)
     table = Table(separator is not None, "line", unused_of(header))
@@ -134,9 +134,14 @@ def _text(path: Path) -> str:
         ) from None
 
 
-def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Every row that is not empty, with the line that it begins in."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+def decoded_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Every row of a ``.csv`` or ``.tsv`` that is not empty, with the line that it begins in.
+
+    Raises:
+        InputError: the file is not in UTF-8, or its quotes are wrong.
+    """
+    delimiter = DELIMITERS[path.suffix.lower()]
+    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
     first = 1
     try:
         for row in reader:

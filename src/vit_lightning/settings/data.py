@@ -62,6 +62,13 @@ class DataSettings(Settings):
         tuple[str, ...],
         Field(description="classes to leave out, with every picture that shows them"),
     ] = ()
+    class_names: Annotated[
+        str | None,
+        Field(
+            description="a .tsv or .csv of two columns without a header: a class as it is found, "
+            "and what to call it; null: as found"
+        ),
+    ] = None
     batch_size: Annotated[
         PositiveInt, Field(description="pictures of one optimizer step, over all ranks")
     ] = 10
