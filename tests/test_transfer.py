@@ -28,7 +28,7 @@ def test_frozen_tuned_and_from_scratch(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(machine_limits, "_BANDWIDTH_BYTES", 1 << 20)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("VIT_LIGHTNING_CACHE", str(tmp_path / "cache"))
     weights = tmp_path / "weights.safetensors"
     save_model(create_model(CONFIG), weights)
     tiny["model"] = {"name": None, "weights": str(weights)}
