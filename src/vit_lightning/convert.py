@@ -40,6 +40,7 @@ from vit_lightning.factory import ModelBundle, skeleton
 from vit_lightning.files import atomic_write
 from vit_lightning.json_file import write_json
 from vit_lightning.models.config import ResNetConfig, ViTConfig
+from vit_lightning.models.difference import largest_difference
 from vit_lightning.models.vit import VisionTransformer
 
 Target = Literal["google", "timm", "huggingface", "torchvision", "safetensors"]
@@ -47,7 +48,6 @@ Target = Literal["google", "timm", "huggingface", "torchvision", "safetensors"]
 WEIGHTS_FILE = "model.safetensors"
 """The weights in a folder for timm or Hugging Face."""
 
-_SEED, _PICTURES = 0, 2
 _TIMM_PLAIN = "vit_base_patch16_224"
 
 
@@ -128,7 +128,7 @@ def convert_model(
         if nearest.num_classes != config.num_classes:
             written = replace(written, classes=None)
     _write(target, written, path)
-    delta = _measure(bundle.model, written.model) if losses else None
+    delta = largest_difference(bundle.model, written.model) if losses else None
     return Conversion(path, tuple(losses), delta, target.notes(bundle))
 
 
@@ -141,7 +141,7 @@ def _convert_to_half(bundle: ModelBundle, path: Path, to: Target) -> Conversion:
     twin = skeleton(bundle.model.config)
     twin.load_state_dict(state, assign=True)
     _write_safetensors(replace(bundle, model=twin), path)
-    delta = _measure(bundle.model, twin.float().eval())
+    delta = largest_difference(bundle.model, twin.float().eval())
     return Conversion(path, ("the last 13 bits of each weight, stored in 16",), delta, ())
 
 
@@ -241,28 +241,6 @@ def _as_written(model: VisionTransformer, nearest: ViTConfig) -> VisionTransform
         assign=True,
     )
     return twin.eval()
-
-
-def _measure(model: VisionTransformer, twin: VisionTransformer) -> float:
-    generator = torch.Generator().manual_seed(_SEED)
-    config = model.config
-    shape = (_PICTURES, config.in_channels, *config.image_size)
-    pictures = torch.rand(shape, generator=generator) * 2 - 1
-    same_head = (config.num_classes, config.representation_size) == (
-        twin.config.num_classes,
-        twin.config.representation_size,
-    )
-    if config.num_classes and not any(part.any() for part in model.head.parameters()):
-        same_head = False  # a head of zeros shows nothing
-    training = model.training
-    model.eval()
-    with torch.inference_mode():
-        if same_head:
-            difference = model(pictures) - twin(pictures)
-        else:
-            difference = model.forward_features(pictures) - twin.forward_features(pictures)
-    model.train(training)
-    return float(difference.abs().max())
 
 
 def _state(bundle: ModelBundle, dialect: Dialect) -> dict[str, Tensor]:
