@@ -15,8 +15,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # itself; never from above, and never from its neighbours.
 LAYERS = (
     {"errors"},
-    {"files", "console", "cli_options", "hardware", "memory", "onednn", "overrides", "precision"},
-    {"json_file", "dense", "download", "settings"},
+    {"files", "console", "hardware", "memory", "onednn", "overrides", "precision"},
+    {"cli_options", "json_file", "dense", "download", "settings"},
     {"experiment", "legacy", "models"},
     {"attention", "figures", "checkpoints", "data", "inference", "machine_limits"},
     {"evaluation", "training", "attention_view", "backend", "factory"},

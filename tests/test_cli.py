@@ -168,7 +168,7 @@ def test_eval_of_what_is_not_there(refused: Callable[..., str], finished: Any) -
     expt, checkpoint = finished.experiment, finished.result.checkpoint
     message = refused("eval", expt, "--ckpt-path", "checkpoint/none.npz")
     assert message.startswith("checkpoint/none.npz: there is no such weights file.\n")
-    assert "experiments/quickstart.json" in message
+    assert "vit-lightning/tiny-imagenet" in message
     message = refused("eval", expt, "--ckpt-path", checkpoint, "--split", "test")
     assert message == "there is no split 'test': this data set has train, val\n"
 

@@ -350,7 +350,7 @@ class TestCreateFromWeights:
         assert "403" in text
         assert "imagenet21k/ViT-B_16" in text
         assert "model.weights=null" in text
-        assert "experiments/quickstart.json" in text
+        assert "vit-lightning/tiny-imagenet" in text
 
     def test_a_missing_checkpoint_says_where_runs_put_theirs(self, tmp_path: Path) -> None:
         message = r"checkpoint/<experiment name>\.ckpt and in its own folder under runs/"

@@ -373,7 +373,10 @@ def test_shape_of_ones_own_may_have_any_patch(tiny: dict[str, Any], write: Write
         ("model.num_heads=3", r"embed_dim \(16\) must be divisible by num_heads \(3\)"),
         ("data.root=nowhere", "nowhere: no such folder"),
         ("model.name=ViT-B_166", "unknown model 'ViT-B_166'. Did you mean 'ViT-B_16'"),
-        ("model.weights=no.npz", r"no\.npz: there is no such weights file(.|\n)*quickstart\.json"),
+        (
+            "model.weights=no.npz",
+            r"no\.npz: there is no such weights file(.|\n)*vit-lightning/tiny-imagenet",
+        ),
         ("checkpoint_dir={file}", "cannot be made .* choose another with checkpoint_dir"),
         ("runs_dir={file}", "cannot be made .* choose another with runs_dir"),
     ],

@@ -16,7 +16,13 @@ from vit_lightning.cli_bench import add_bench_command
 from vit_lightning.cli_check import add_check_command
 from vit_lightning.cli_convert import add_convert_command
 from vit_lightning.cli_data import add_data_command
-from vit_lightning.cli_options import WEIGHTS, add_image_size, image_size
+from vit_lightning.cli_options import (
+    WEIGHTS,
+    add_image_size,
+    add_weights,
+    image_size,
+    weights,
+)
 from vit_lightning.cli_push import add_push_command
 from vit_lightning.cli_verify import add_verify_command
 from vit_lightning.cli_weights import add_weights_command
@@ -170,7 +176,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", "--model", required=True, help=WEIGHTS, metavar="WEIGHTS")
+    add_weights(parser)
     add_image_size(parser, "pixels, for a .npz whose grid is not square")
 
 
@@ -244,7 +250,7 @@ def _predict(options: argparse.Namespace) -> None:
         raise InputError(f"--top: at least one class, got {options.top}")
     if options.csv is not None:
         refuse_unwritable(options.csv)
-    bundle = load_bundle(options.weights, image_size(options))
+    bundle = load_bundle(weights(options), image_size(options))
     say_notes(bundle.notes)
     merge_tokens(bundle.model, options.merge_tokens)
     bfloat16 = options.precision == "bf16-mixed"
@@ -278,7 +284,7 @@ def _attend(options: argparse.Namespace) -> None:
     if options.output.suffix.lower() != ".png":
         raise InputError(f"-o {options.output}: the figure is a PNG; give it a name in .png")
     refuse_unwritable(options.output)
-    bundle = load_bundle(options.weights, image_size(options))
+    bundle = load_bundle(weights(options), image_size(options))
     say_notes(bundle.notes)
     attend(bundle, options.pictures, options.output)
     print(printable(str(options.output)))

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vit_lightning.cli_options import WEIGHTS, add_image_size, image_size
+from vit_lightning.cli_options import add_image_size, add_weights, image_size, weights
 from vit_lightning.console import printable
 from vit_lightning.errors import InputError
 from vit_lightning.files import refuse_unwritable
@@ -26,7 +26,7 @@ def add_baseline_command(commands: Any) -> None:
         "file (.json), whose data section is used",
         metavar="DATA",
     )
-    parser.add_argument("--weights", "--model", required=True, help=WEIGHTS, metavar="WEIGHTS")
+    add_weights(parser)
     add_image_size(parser, "pixels that the model shall take")
     parser.add_argument(
         "--val-fraction", type=float, help="held out of train where there is no val", metavar="F"
@@ -66,7 +66,7 @@ def _baseline(options: argparse.Namespace) -> None:
 
     result = baseline(
         options.data,
-        options.weights,
+        weights(options),
         image_size=image_size(options),
         val_fraction=options.val_fraction,
         label_separator=options.label_separator,

@@ -95,7 +95,7 @@ def test_folders_of_something_else(tmp_path: Path, files: list[str], message: st
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("checkpoint/none.npz", r"(?s)^checkpoint/none\.npz: there is no such .*quickstart\.json"),
+        ("checkpoint/none.npz", r"(?s)^checkpoint/none\.npz: there is no such .*tiny-imagenet"),
         ("none.pth", r"(?s)^none\.pth: there is no such weights file\.\nAny copy of the \.npz"),
         ("./none", "^./none: there is no such weights file"),
         ("~nobody-at-all/none", "^~nobody-at-all/none: there is no such weights file"),
@@ -119,7 +119,7 @@ def test_the_message_for_a_missing_file_knows_other_ways() -> None:
     assert "403" in message
     assert "imagenet21k/ViT-H_14" in message
     assert "timm/vit_base_patch16_224.augreg_in21k" in message
-    assert message.endswith("or start with experiments/quickstart.json.")
+    assert message.endswith("or from scratch with model.weights=null.")
 
 
 # official names
@@ -259,7 +259,7 @@ def test_nothing_answers(server: FileServer, tmp_path: Path) -> None:
     assert "models--google--vit-base-patch16-224-in21k" in lines[8]
     assert str(tmp_path / "hub") in lines[8]
     assert "model.weights=null" in lines[9]
-    assert "experiments/quickstart.json" in lines[9]
+    assert "vit-lightning/tiny-imagenet" in lines[9]
     assert len(lines) == 10
 
 

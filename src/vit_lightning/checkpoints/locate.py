@@ -24,6 +24,7 @@ from vit_lightning.checkpoints.repository import (
     companions_in,
     weights_of,
 )
+from vit_lightning.checkpoints.shipped import PREFIX, shipped_path
 from vit_lightning.download import DownloadError, fetch, part_files
 from vit_lightning.errors import InputError
 
@@ -31,8 +32,9 @@ _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _HUB_HOSTS = ("huggingface.co", "hf.co")
 _CLOSED = "since February 2026 Google's bucket refuses anonymous users"
 _OFFLINE = "not asked, as HF_HUB_OFFLINE is set"
-_FROM_SCRATCH = (
-    "train from scratch with model.weights=null, or start with experiments/quickstart.json"
+_WITHOUT_THEM = (
+    "start from vit-lightning/tiny-imagenet, small weights that come with the package, or from "
+    "scratch with model.weights=null"
 )
 
 
@@ -77,9 +79,10 @@ def locate_weights(
 
     Args:
         spec: the first of these that it is: a file; a folder in the layout of the Hugging Face
-            Hub; an address (https); an official name such as ``imagenet21k/ViT-B_16``, looked for
-            in ``folder``, the cache, Google's bucket and its mirror on the Hub; a Hub id
-            (``org/name``, ``org/name@revision``). ``hf-hub:org/name`` is always the last.
+            Hub; ``vit-lightning/<name>``, weights that come with the package; an address (https);
+            an official name such as ``imagenet21k/ViT-B_16``, looked for in ``folder``, the cache,
+            Google's bucket and its mirror on the Hub; a Hub id (``org/name``,
+            ``org/name@revision``). ``hf-hub:org/name`` is always the last.
         folder: where people put official files.
         may_fetch: whether the network may be used; HF_HUB_OFFLINE forbids it too.
 
@@ -90,6 +93,8 @@ def locate_weights(
     path = _existing(text)
     if path is not None:
         return _local(path, text)
+    if text.startswith(PREFIX):
+        return Located(shipped_path(text), text)
     if "://" in text:
         return _at_address(text, may_fetch)
     if _names_a_file(text):
@@ -121,7 +126,7 @@ def missing_weights_message(path: str | Path) -> str:
         f"bucket (https://storage.googleapis.com/vit_models/...) has answered with 403 "
         f"(forbidden) since February 2026, but of which the Hugging Face Hub has a mirror; or "
         f"any Vision Transformer of the Hub (timm/vit_base_patch16_224.augreg_in21k).\n"
-        f"Meanwhile {_FROM_SCRATCH}."
+        f"Meanwhile {_WITHOUT_THEM}."
     )
 
 
@@ -297,4 +302,4 @@ def _ways_forward(row: OfficialWeights, folder: Path) -> list[str]:
         )
     elif like := relatives(row):
         ways.append(f"take like weights, of which the Hub has a mirror: {', '.join(like)}")
-    return [*ways, _FROM_SCRATCH]
+    return [*ways, _WITHOUT_THEM]
