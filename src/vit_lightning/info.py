@@ -103,4 +103,5 @@ def _classes(file: WeightsFile) -> str:
     if names is None:
         return f"{count}{several}, not named" if count else "none, the model gives features"
     more = ", ..." if len(names) > _MOST_CLASSES else ""
-    return f"{count}{several}: {', '.join(names[:_MOST_CLASSES])}{more}"
+    between = "; " if any("," in name for name in names) else ", "
+    return f"{count}{several}: {between.join(names[:_MOST_CLASSES])}{more}"
