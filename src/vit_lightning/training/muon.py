@@ -64,17 +64,17 @@ class Muon(AdamW):
         return loss
 
     def _step_matrices(self, groups: list[dict[str, Any]]) -> None:
-        waiting: dict[torch.Size, list[tuple[dict[str, Any], nn.Parameter, Tensor]]] = {}
+        by_shape: dict[tuple[int, int], list[tuple[dict[str, Any], nn.Parameter]]] = {}
         for group in groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    update = self._with_momentum(parameter)
-                    update = update.view(group["matrices"], -1, update.shape[1])
-                    waiting.setdefault(update.shape[1:], []).append((group, parameter, update))
-        for shape, members in waiting.items():
+                    rows, columns = parameter.shape
+                    shape = rows // group["matrices"], columns
+                    by_shape.setdefault(shape, []).append((group, parameter))
+        for shape, members in by_shape.items():
             scale = _RMS_OF_ADAMW * max(shape) ** 0.5
-            directions = orthogonalized([update for _, _, update in members])
-            for (group, parameter, _), direction in zip(members, directions, strict=True):
+            updates = [self._with_momentum(parameter).view(-1, *shape) for _, parameter in members]
+            for (group, parameter), direction in zip(members, orthogonalized(updates), strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 step = direction.flatten(0, 1).to(parameter.dtype)
                 parameter.add_(step, alpha=-group["lr"] * scale)
