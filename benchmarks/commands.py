@@ -213,7 +213,10 @@ def main() -> None:
             rows = in_turns(runs, options.few_steps, options.many_steps, options.rounds)
             print_table(f"vit train, {options.model}, a step of {options.batch}", rows)
             figures["train"] = rows
-    about = {"model": options.model, "sizes": numbers | {"batch": options.batch}}
+    about = {
+        "model": options.model,
+        "sizes": {name: getattr(options, name.replace("-", "_")) for name in numbers},
+    }
     report = about | figures | {"versions": versions(*sides)}
     write_report(f"commands-{options.model}", report, folder=options.results)
 

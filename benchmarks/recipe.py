@@ -67,7 +67,7 @@ def main() -> None:
     path = arguments.results / f"{date}-recipe-{name}.json"
     done = json.loads(path.read_text(encoding="utf-8"))["trainings"] if path.exists() else {}
     for variant, changes in variants.items():
-        if variant not in done:
+        if done.get(variant, {}).get("settings") != [*overrides, *changes]:
             done[variant] = outcome(arguments.experiment, [*overrides, *changes])
             about = {"date": date, "machine": machine(), "versions": versions()}
             write_json(path, about | {"experiment": name, "trainings": done})

@@ -35,6 +35,7 @@ def test_what_a_picture_and_a_start_take(
     (path,) = tmp_path.glob("*-commands-ViT-Ti_16.json")
     result = json.loads(path.read_text(encoding="utf-8"))
     assert result["same_class"] == {"vit-lightning": 1.0}
+    assert (result["sizes"]["few"], result["sizes"]["many"]) == (2, 9)
     row = result["predict"]["vit-lightning"]
     assert row["ours_is_times_faster"] == row["start_times_faster"] == 1.0
     assert row["start_seconds"] > 0

@@ -42,6 +42,9 @@ def test_trainings_are_made_once_and_told(
     assert again["longer"]["steps"] == 5
     lines = capsys.readouterr().out.splitlines()
     assert [line[:32].strip() for line in lines[:3]] == ["as it is", "fewer", "longer"]
+    run(monkeypatch, "recipe", *words, "trainer.max_steps=3")  # other settings, other trainings
+    other = json.loads(path.read_text(encoding="utf-8"))["trainings"]
+    assert other["as it is"]["steps"] == 3
 
 
 def test_a_variant_that_cannot_be_is_told_before_any_training(
