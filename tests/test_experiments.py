@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from vit_lightning.assemble import plan_steps
+from vit_lightning.checkpoints.shipped import PREFIX
+from vit_lightning.checkpoints.weights import open_weights
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.experiment import Experiment, load_experiment
 from vit_lightning.models.config import ViTConfig
@@ -38,7 +40,10 @@ def _size(experiment: Experiment) -> tuple[int, int]:
 
 def _config(experiment: Experiment) -> ViTConfig:
     model = experiment.model
-    base = ViTConfig() if model.name is None else preset(model.name)
+    if str(model.weights).startswith(PREFIX):
+        base = open_weights(str(model.weights)).config
+    else:
+        base = ViTConfig() if model.name is None else preset(model.name)
     sizes = {"image_size": model.image_size, "in_channels": model.in_channels}
     given = {name: value for name, value in sizes.items() if value is not None}
     return base.replace(num_classes=_size(experiment)[1], **given, **model.changes())
