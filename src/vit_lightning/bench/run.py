@@ -20,6 +20,7 @@ from vit_lightning.factory import create_model, load_model
 from vit_lightning.hardware import describe_hardware
 from vit_lightning.machine_limits import matrix_limit, memory_bandwidth
 from vit_lightning.memory import keep_freed_memory
+from vit_lightning.models.presets import preset_name
 from vit_lightning.models.vit import VisionTransformer
 
 DEFAULT_MODEL = "ViT-B_16"
@@ -69,6 +70,8 @@ def bench(request: Request) -> dict[str, Any]:
         raise InputError(f"--batch: at least one picture, got {batch}")
     with_units = device == "cuda" and torch.cuda.is_bf16_supported(False)
     precision = request.precision or ("bf16-mixed" if with_units else "32")
+    if request.model is not None:
+        preset_name(request.model)  # a name that is none is told before anything else
     torch.manual_seed(0)
     if device == "cpu":
         keep_freed_memory()  # as every run does

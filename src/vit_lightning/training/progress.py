@@ -29,7 +29,8 @@ class StepProgress(ProgressBar):
         self.throughput = throughput
         self._enabled = True
         self._bar: Any = None  # tqdm has no types
-        self._start = (0, 0.0)  # step and time
+        self._start: tuple[int, float] | None = None  # step and time after the first step, which
+        # takes longer than others: it compiles, tunes and fills caches
         self._last_line = time.monotonic()
 
     def disable(self) -> None:
@@ -42,7 +43,7 @@ class StepProgress(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar at the step that the run begins with."""
-        self._start = (trainer.global_step, time.monotonic())
+        self._start = None
         if self._enabled and sys.stderr.isatty():
             self._bar = tqdm(
                 total=self._total(trainer),
@@ -64,13 +65,15 @@ class StepProgress(ProgressBar):
         """Count a complete step."""
         if not self._enabled or not step_is_complete(trainer, batch_idx):
             return
+        if self._start is None:
+            self._start = (trainer.global_step, time.monotonic())
         if self._bar is not None:
             if log_is_due(trainer):
                 self._bar.set_postfix_str(self._state(trainer), refresh=False)
             self._bar.update()
         elif time.monotonic() - self._last_line > _LINE_SECONDS:
             self._last_line = time.monotonic()
-            self._say(trainer, f"{self._state(trainer)}, {self._time_left(trainer)}")
+            self._say(trainer, f"{self._state(trainer)}{self._time_left(trainer)}")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say what a validation gave."""
@@ -140,10 +143,12 @@ class StepProgress(ProgressBar):
         return ", ".join(parts) or "first steps"
 
     def _time_left(self, trainer: L.Trainer) -> str:
-        step, start = self._start
-        per_step = (time.monotonic() - start) / max(trainer.global_step - step, 1)
+        step, start = self._start or (trainer.global_step, 0.0)
+        if step == trainer.global_step:
+            return ""
+        per_step = (time.monotonic() - start) / (trainer.global_step - step)
         seconds = round(per_step * (self._total(trainer) - trainer.global_step))
-        return f"about {seconds // 60}:{seconds % 60:02d} left"
+        return f", about {seconds // 60}:{seconds % 60:02d} left"
 
     @staticmethod
     def _total(trainer: L.Trainer) -> int:
