@@ -5,7 +5,7 @@ PEERS := .venv-peers/bin
 
 .PHONY: quickstart test test-peers bench setup clean
 
-quickstart: setup  ## train a small ViT on handwritten digits, two or three minutes
+quickstart: setup  ## fine-tune the small ViT that comes along on handwritten digits, a minute
 	$(BIN)/python3 main.py --mode train --expt experiments/quickstart.json
 
 test: setup  ## every check: format, lint, types, tests
