@@ -38,7 +38,7 @@ def photographs() -> list[Path]:
 
 
 def _batch(paths: list[Path]) -> Tensor:
-    """(N, 3, 64, 64): pictures as the weights take them."""
+    """(N, 3, height, width): pictures as the weights take them."""
     preprocessing = preprocessing_of(load_bundle(COME_ALONG))
     return torch.stack([preprocessing(open_picture(path)) for path in paths])
 
@@ -55,8 +55,13 @@ def test_ants_are_told_from_bees_by_frozen_features() -> None:
 @needs_ants
 def test_a_minute_of_fine_tuning_tells_ants_from_bees(tmp_path: Path) -> None:
     """From scratch as many steps leave it at the majority's 54 %."""
-    short = {"data.root": HYMENOPTERA, "trainer.max_steps": 24, "trainer.val_every_steps": 24}
-    places = {"data.workers": 0, "runs_dir": tmp_path, "checkpoint_dir": tmp_path}
+    short = {"trainer.max_steps": 24, "trainer.val_every_steps": 24, "data.batch_size": 16}
+    places = {
+        "data.root": HYMENOPTERA,
+        "data.workers": 0,
+        "runs_dir": tmp_path,
+        "checkpoint_dir": tmp_path,
+    }
     overrides = [f"{name}={value}" for name, value in (short | places).items()]
     metrics = train(EXPERIMENTS / "hymenoptera_tiny.json", overrides).final["val"]
     assert isinstance(metrics, Metrics)
@@ -89,7 +94,7 @@ def test_merged_tokens_and_bfloat16_leave_most_answers_as_they_are(photographs: 
     plain = [p.classes[0] for p in predict(COME_ALONG, photographs)]
     bfloat16 = [p.classes[0] for p in predict(COME_ALONG, photographs, bfloat16=True)]
     bundle = load_bundle(COME_ALONG)
-    merge_tokens(bundle.model, 3)  # 24 of 64 patches
+    merge_tokens(bundle.model, 3)  # 24 of 49 patches
     merged = [p.classes[0] for p in predict(bundle, photographs)]
     assert len(set(plain)) > 5
     assert sum(a == b for a, b in zip(plain, bfloat16, strict=True)) > 0.9 * len(plain)
