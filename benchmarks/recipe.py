@@ -14,13 +14,12 @@ import argparse
 import contextlib
 import datetime
 import io
-import json
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from report import RESULTS, machine, versions
+from report import RESULTS, machine, told, versions
 
 from vit_lightning.evaluation.metrics import Metrics
 from vit_lightning.experiment import load_experiment
@@ -42,7 +41,6 @@ def outcome(path: Path, overrides: list[str]) -> dict[str, Any]:
     assert isinstance(metrics, Metrics)
     images = result.final_step * experiment.data.batch_size
     return {
-        "settings": overrides,
         "top1": metrics.top1,
         "interval": metrics.top1_interval,
         "loss": metrics.loss,
@@ -50,6 +48,14 @@ def outcome(path: Path, overrides: list[str]) -> dict[str, Any]:
         "seconds": round(seconds),
         "images_per_second": round(images / seconds, 1),
     }
+
+
+def trained_before(path: Path, experiment: dict[str, Any]) -> dict[str, Any]:
+    """The trainings that a file holds, if they are of the same experiment."""
+    if not path.exists():
+        return {}
+    kept: dict[str, Any] = read_json(path)
+    return kept["trainings"] if kept["experiment"] == experiment else {}
 
 
 def main() -> None:
@@ -62,15 +68,16 @@ def main() -> None:
     variants: dict[str, list[str]] = {AS_IT_IS: []} | read_json(arguments.variants)
     for changes in variants.values():
         load_experiment(arguments.experiment, [*overrides, *changes])  # errors before the hours
-    name = load_experiment(arguments.experiment).name
+    base = load_experiment(arguments.experiment, overrides)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    path = arguments.results / f"{date}-recipe-{name}.json"
-    done = json.loads(path.read_text(encoding="utf-8"))["trainings"] if path.exists() else {}
+    path = arguments.results / f"{date}-recipe-{base.name}.json"
+    done = trained_before(path, told(base))
     for variant, changes in variants.items():
-        if done.get(variant, {}).get("settings") != [*overrides, *changes]:
-            done[variant] = outcome(arguments.experiment, [*overrides, *changes])
+        if done.get(variant, {}).get("changes") != changes:
+            result = outcome(arguments.experiment, [*overrides, *changes])
+            done[variant] = {"changes": changes} | result
             about = {"date": date, "machine": machine(), "versions": versions()}
-            write_json(path, about | {"experiment": name, "trainings": done})
+            write_json(path, about | {"experiment": told(base), "trainings": done})
         row = done[variant]
         low, high = row["interval"]
         difference = row["top1"] - done[AS_IT_IS]["top1"]

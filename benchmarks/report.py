@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import vit_lightning
+from vit_lightning.experiment import Experiment
 from vit_lightning.hardware import describe_hardware
 from vit_lightning.json_file import write_json
 from vit_lightning.machine_limits import measured_limits
 from vit_lightning.models.presets import preset
+from vit_lightning.probe.subject import short_values
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -28,6 +30,16 @@ def versions(*others: str) -> dict[str, str]:
     names = ("torch", "numpy", "pillow", *others)
     own = {"python": platform.python_version(), "vit-lightning": vit_lightning.__version__}
     return own | {name: version(name) for name in names}
+
+
+def told(experiment: Experiment) -> dict[str, Any]:
+    """The settings of an experiment; where its pictures lie is of no interest to others."""
+    values = short_values(experiment)
+    for name in ("description", "expected", "runs_dir", "checkpoint_dir"):
+        values.pop(name, None)
+    if "root" in values["data"]:
+        values["data"]["root"] = Path(values["data"]["root"]).name
+    return values
 
 
 def write_report(

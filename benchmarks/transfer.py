@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from report import RESULTS, write_report
+from report import RESULTS, told, write_report
 
 from vit_lightning.checkpoints.weights import open_weights
 from vit_lightning.download import file_hash
@@ -118,7 +118,7 @@ def main() -> None:
             "name": tuned.model.weights,
             "sha256": file_hash(open_weights(tuned.model.weights).located.path),
         },
-        "experiment": short_values(tuned),
+        "experiment": told(tuned),
         "from_scratch": arguments.scratch,
         "sizes": figures,
     }

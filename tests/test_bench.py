@@ -233,7 +233,7 @@ def test_the_command_writes_what_it_prints(
     printed, told = capsys.readouterr()
     assert as_text(json.loads(target.read_text(encoding="utf-8"))) in printed
     assert printed.endswith(f"\n{target}\n")
-    assert told.startswith("measuring: making the model\n")
+    assert told.startswith("measuring: reading the weights\n")
 
 
 @pytest.fixture

@@ -53,8 +53,8 @@ def test_ants_are_told_from_bees_by_frozen_features() -> None:
 
 
 @needs_ants
-def test_a_minute_of_fine_tuning_tells_ants_from_bees(tmp_path: Path) -> None:
-    """From scratch as many steps leave it at the majority's 54 %."""
+def test_a_short_fine_tuning_tells_ants_from_bees(tmp_path: Path) -> None:
+    """In 24 small steps of the recipe's hundred."""
     short = {"trainer.max_steps": 24, "trainer.val_every_steps": 24, "data.batch_size": 16}
     places = {
         "data.root": HYMENOPTERA,
@@ -94,7 +94,7 @@ def test_merged_tokens_and_bfloat16_leave_most_answers_as_they_are(photographs: 
     plain = [p.classes[0] for p in predict(COME_ALONG, photographs)]
     bfloat16 = [p.classes[0] for p in predict(COME_ALONG, photographs, bfloat16=True)]
     bundle = load_bundle(COME_ALONG)
-    merge_tokens(bundle.model, 3)  # 24 of 49 patches
+    merge_tokens(bundle.model, 3)  # of 49 patches, in each of nine blocks
     merged = [p.classes[0] for p in predict(bundle, photographs)]
     assert len(set(plain)) > 5
     assert sum(a == b for a, b in zip(plain, bfloat16, strict=True)) > 0.9 * len(plain)

@@ -28,9 +28,11 @@ def test_trainings_are_made_once_and_told(
     words = [str(write(tiny)), str(variants), "optim.lr=0.05", "--results", str(tmp_path)]
     run(monkeypatch, "recipe", *words)
     (path,) = tmp_path.glob("*-recipe-tiny.json")
-    first = json.loads(path.read_text(encoding="utf-8"))["trainings"]
-    assert first["as it is"]["settings"] == ["optim.lr=0.05"]
-    assert first["fewer"]["settings"] == ["optim.lr=0.05", "trainer.max_steps=2"]
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert result["experiment"]["optim"]["lr"] == 0.05
+    first = result["trainings"]
+    assert first["as it is"]["changes"] == []
+    assert first["fewer"]["changes"] == ["trainer.max_steps=2"]
     assert (first["as it is"]["steps"], first["fewer"]["steps"]) == (4, 2)
     for row in first.values():
         assert row["interval"][0] <= row["top1"] <= row["interval"][1]

@@ -39,6 +39,8 @@ def test_frozen_tuned_and_from_scratch(
     (path,) = tmp_path.glob("*-transfer-tiny.json")
     result = json.loads(path.read_text(encoding="utf-8"))
     assert result["experiment"]["optim"]["lr"] == 0.05
+    assert result["experiment"]["data"]["root"] == Path(tiny["data"]["root"]).name
+    assert "runs_dir" not in result["experiment"]
     assert result["from_scratch"] == ["trainer.max_steps=6"]
     assert set(result["sizes"]) == {"16", "24"}
     printed = capsys.readouterr().out

@@ -70,13 +70,10 @@ def bench(request: Request) -> dict[str, Any]:
         raise InputError(f"--batch: at least one picture, got {batch}")
     with_units = device == "cuda" and torch.cuda.is_bf16_supported(False)
     precision = request.precision or ("bf16-mixed" if with_units else "32")
-    if request.model is not None:
-        preset_name(request.model)  # a name that is none is told before anything else
     torch.manual_seed(0)
     if device == "cpu":
         keep_freed_memory()  # as every run does
     with said_plainly(batch, device):
-        _progress("making the model")
         model = _model(request).to(device)
         steps = Steps(model, request.mode, device)
         _progress("what computes the dense layers fastest")
@@ -105,8 +102,11 @@ def bench(request: Request) -> dict[str, Any]:
 
 def _model(request: Request) -> VisionTransformer:
     if request.weights is not None:
+        _progress("reading the weights")
         return load_model(request.weights, request.image_size)
-    return create_model(request.model or DEFAULT_MODEL, image_size=request.image_size)
+    name = preset_name(request.model or DEFAULT_MODEL)
+    _progress("making the model")
+    return create_model(name, image_size=request.image_size)
 
 
 def _measure(steps: Steps, batch: int, precision: str) -> dict[str, Any]:
