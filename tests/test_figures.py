@@ -197,24 +197,31 @@ def test_precision_without_labels_says_so() -> None:
 def test_batch_of_mixed_pictures_and_of_several_labels() -> None:
     labels = torch.tensor([[0.7, 0.3, 0.0], [0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
     figure = batch_figure(torch.rand(4, 3, 8, 8), labels, ["ant", "bee", "a fairly long name"])
-    assert [axes.get_title() for axes in figure.axes] == [
-        "ant 0.70, bee 0.30",
-        "bee",
-        "ant, bee, +1",
-        "no label",
-    ]
+    assert texts(figure.axes[0]) == ["ant 0.70, bee 0.30", "bee", "ant, bee, +1", "no label"]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_batch(channels: int) -> None:
     images = torch.linspace(0, 1, 20).view(20, 1, 1, 1).expand(20, channels, 6, 8)
     figure = batch_figure(images, torch.arange(20) % 3, LONG)
-    assert len(figure.axes) == 16
-    shown = [axes.images[0].get_array() for axes in figure.axes]
-    assert [int(array.min()) for array in (shown[0], shown[10])] == [0, 134]
-    assert all(array.shape[:2] == (6, 8) for array in shown)
-    assert figure.axes[2].get_title() == "_under"
+    (axes,) = figure.axes
+    sheet = axes.images[0].get_array()
+    assert sheet.shape == (4 * (1 + 6), 4 * (8 + 1) - 1, 3)
+    assert int(sheet[0].min()) == 255  # of captions
+    assert {int(value) for value in sheet[1:7, :8].flat} == {0}
+    assert {int(value) for value in sheet[15:21, 18:26].flat} == {134}  # the eleventh of 16
+    captions = texts(axes)
+    assert len(captions) == 16
+    assert captions[2] == "_under"
+    assert axes.texts[5].get_position() == (9 + 3.5, 8 - 0.5 - 0.2)
     assert_inside(figure)
+
+
+@pytest.mark.parametrize("size", [(64, 2), (2, 64), (1, 1)])
+def test_batch_of_long_pictures(size: tuple[int, int]) -> None:
+    figure = batch_figure(torch.zeros(3, 3, *size), torch.arange(3), LONG)
+    assert_inside(figure)
+    assert max(figure.get_size_inches()) < 8
 
 
 def test_pos_embed_similarity() -> None:
