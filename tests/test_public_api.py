@@ -53,3 +53,8 @@ def test_model_needs_torch_alone() -> None:
 def test_help_and_errors_of_the_file_come_without_the_heavy_packages(arguments: list[str]) -> None:
     code = f"from vit_lightning.cli import main\ntry: main({arguments!r})\nexcept SystemExit: pass"
     assert _heavy_modules_after(code) == "[]"
+
+
+def test_training_begins_without_what_only_its_end_needs() -> None:
+    loaded = _heavy_modules_after("import lightning, vit_lightning.run")
+    assert "sklearn" not in loaded

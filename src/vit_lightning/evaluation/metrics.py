@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.metrics import roc_auc_score
 
 from vit_lightning.errors import InputError
 
@@ -243,6 +242,8 @@ def _roc_areas(
     probabilities: FloatArray, labels: IntArray
 ) -> tuple[tuple[float | None, ...], str | None]:
     """The area of each class against the rest, and why some have none."""
+    from sklearn.metrics import roc_auc_score  # takes a sixth of a second to import
+
     support = np.bincount(labels, minlength=probabilities.shape[1])
     if support.max() == len(labels):
         return (None,) * len(support), "undefined: all pictures are of one class"

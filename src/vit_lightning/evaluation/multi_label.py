@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.metrics import average_precision_score
 
 from vit_lightning.errors import InputError
 from vit_lightning.evaluation.metrics import (
@@ -108,6 +107,8 @@ def compute_multi_label_metrics(
     Raises:
         InputError: no pictures, shapes or labels that do not fit, or logits that are not finite.
     """
+    from sklearn.metrics import average_precision_score  # takes a sixth of a second to import
+
     check_logits(logits, classes)
     if labels.shape != logits.shape:
         raise InputError(f"logits of shape {logits.shape}, but labels of shape {labels.shape}")
