@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import vit_lightning
-from vit_lightning.experiment import Experiment
+from vit_lightning.experiment import Experiment, short_values
 from vit_lightning.hardware import describe_hardware
 from vit_lightning.json_file import write_json
 from vit_lightning.machine_limits import measured_limits
 from vit_lightning.models.presets import preset
-from vit_lightning.probe.subject import short_values
 
 RESULTS = Path(__file__).with_name("results")
 

@@ -27,10 +27,14 @@ from vit_lightning.checkpoints.weights import open_weights
 from vit_lightning.download import file_hash
 from vit_lightning.errors import InputError
 from vit_lightning.evaluation.metrics import Metrics, wilson_interval
-from vit_lightning.experiment import Experiment, load_experiment, parse_experiment
+from vit_lightning.experiment import (
+    Experiment,
+    load_experiment,
+    parse_experiment,
+    short_values,
+)
 from vit_lightning.overrides import apply_overrides
 from vit_lightning.probe.run import baseline
-from vit_lightning.probe.subject import short_values
 from vit_lightning.run import train
 from vit_lightning.settings import ModelSettings
 

@@ -59,9 +59,9 @@ def _baseline(options: argparse.Namespace) -> None:
         raise InputError(f"{options.write}: --json and --write need a file each")
     if options.write is not None and options.write.exists():
         raise InputError(f"--write {options.write}: this file is there already; name a new one")
+    from vit_lightning.experiment import short_values
     from vit_lightning.json_file import write_json
     from vit_lightning.probe.run import baseline
-    from vit_lightning.probe.subject import short_values
     from vit_lightning.probe.text import as_text
 
     result = baseline(

@@ -187,6 +187,13 @@ def _describe(alternatives: Sequence[dict[str, Any]]) -> str:
     return f"{text} (got {got if len(got) <= 60 else got[:57] + '...'})"
 
 
+def short_values(experiment: Experiment) -> dict[str, Any]:
+    """An experiment as a file would say it, without what is as by default."""
+    return experiment.model_dump(
+        mode="json", by_alias=True, exclude_defaults=True, exclude={"schema_"}
+    )
+
+
 def _location(detail: dict[str, Any]) -> list[int | str]:
     """Where an error is; an unknown key is a word of the file, whatever it looks like."""
     parts = list(detail["loc"])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from vit_lightning.data.pictures import Labels
-from vit_lightning.experiment import Experiment, parse_experiment
+from vit_lightning.experiment import Experiment, parse_experiment, short_values
 from vit_lightning.probe.recipe import recommend
-from vit_lightning.probe.subject import advised, short_values
+from vit_lightning.probe.subject import advised
 
 VALUES = {
     "name": "mine",

@@ -13,7 +13,7 @@ from vit_lightning.console import say_notes
 from vit_lightning.data.splits import class_counts
 from vit_lightning.download import file_hash
 from vit_lightning.errors import InputError
-from vit_lightning.experiment import Experiment
+from vit_lightning.experiment import Experiment, short_values
 from vit_lightning.factory import create_bundle
 from vit_lightning.models.config import Size
 from vit_lightning.probe.features import Extractor, Features
@@ -26,7 +26,6 @@ from vit_lightning.probe.subject import (
     advised,
     experiment_for,
     open_pictures,
-    short_values,
     with_weights,
 )
 

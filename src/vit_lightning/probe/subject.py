@@ -9,7 +9,12 @@ from vit_lightning.assemble import open_splits
 from vit_lightning.data.splits import Splits
 from vit_lightning.data.tables import DELIMITERS
 from vit_lightning.errors import InputError
-from vit_lightning.experiment import Experiment, parse_experiment, resolve_experiment
+from vit_lightning.experiment import (
+    Experiment,
+    parse_experiment,
+    resolve_experiment,
+    short_values,
+)
 from vit_lightning.models.config import Size
 from vit_lightning.overrides import apply_overrides
 
@@ -107,10 +112,3 @@ def advised(experiment: Experiment, settings: Sequence[str]) -> Experiment:
     values["name"] = f"{experiment.name}_tuned"  # its checkpoint may be what is tuned
     apply_overrides(values, settings)
     return parse_experiment(values, "the recipe")
-
-
-def short_values(experiment: Experiment) -> dict[str, Any]:
-    """An experiment as a file would say it, without what is as by default."""
-    return experiment.model_dump(
-        mode="json", by_alias=True, exclude_defaults=True, exclude={"schema_"}
-    )
