@@ -16,7 +16,6 @@ def test_the_seconds_of_each(
     tmp_path: Path,
     tiny: dict[str, Any],
     write: Write,
-    few_figures: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
