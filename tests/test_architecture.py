@@ -15,7 +15,17 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # itself; never from above, and never from its neighbours.
 LAYERS = (
     {"errors"},
-    {"files", "console", "hardware", "memory", "onednn", "overrides", "precision"},
+    {
+        "files",
+        "console",
+        "hardware",
+        "memory",
+        "onednn",
+        "overrides",
+        "precision",
+        "progress",
+        "threads",
+    },
     {"cli_options", "json_file", "dense", "download", "settings"},
     {"experiment", "legacy", "models"},
     {"attention", "figures", "checkpoints", "data", "inference", "machine_limits"},
@@ -52,7 +62,7 @@ RESERVED = {
     "safetensors": {"checkpoints"},
     "sklearn": {"data", "evaluation", "figures"},
     "matplotlib": {"figures", "attention_view", "training", "run"},
-    "tqdm": {"check", "download", "training"},
+    "tqdm": {"download", "progress", "training"},
     "filelock": {"data", "download"},
     "huggingface_hub": {"checkpoints", "publish"},
     "scipy": {"parity"},

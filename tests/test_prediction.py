@@ -61,7 +61,7 @@ def test_batches_do_not_matter(
     model: Path, cats: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = predict(model, cats)
-    monkeypatch.setattr("vit_lightning.prediction._BATCH", 2)
+    monkeypatch.setattr("vit_lightning.prediction._BATCH", {"cpu": 2})
     for first, second in zip(together, predict(model, cats), strict=True):
         assert first.classes == second.classes
         assert first.probabilities == pytest.approx(second.probabilities, abs=1e-6)
@@ -161,10 +161,16 @@ def test_unreadable_pictures_can_be_left_out(
     broken = [tmp_path / f"{number}.png" for number in range(3)]
     for path in broken:
         path.touch()
-    monkeypatch.setattr("vit_lightning.prediction._BATCH", 2)  # the first batch has none
-    told: list[str] = []
+    monkeypatch.setattr("vit_lightning.prediction._BATCH", {"cpu": 2})  # the first batch has none
+    told, looked_at = list[str](), list[int]()
     paths = [*broken[:2], cats[0], broken[2], *cats[1:]]
-    found = predict(model, paths, on_unreadable=lambda error: told.append(str(error)))
+    found = predict(
+        model,
+        paths,
+        on_unreadable=lambda error: told.append(str(error)),
+        on_progress=looked_at.append,
+    )
+    assert sum(looked_at) == len(paths)
     assert [prediction.path for prediction in found] == cats
     for one, other in zip(found, predict(model, cats), strict=True):
         assert one.classes == other.classes

@@ -244,7 +244,8 @@ def _answer_legacy(path: Path) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from vit_lightning.factory import load_bundle
     from vit_lightning.models.merging import merge_tokens
-    from vit_lightning.prediction import predict, write_predictions
+    from vit_lightning.prediction import find_pictures, predict, write_predictions
+    from vit_lightning.progress import Progress
 
     if options.top < 1:
         raise InputError(f"--top: at least one class, got {options.top}")
@@ -253,15 +254,17 @@ def _predict(options: argparse.Namespace) -> None:
     bundle = load_bundle(weights(options), image_size(options))
     say_notes(bundle.notes)
     merge_tokens(bundle.model, options.merge_tokens)
-    bfloat16 = options.precision == "bf16-mixed"
+    files = find_pictures(options.pictures)
     unreadable: list[str] = []
-    predictions = predict(
-        bundle,
-        options.pictures,
-        options.top,
-        bfloat16=bfloat16,
-        on_unreadable=lambda error: unreadable.append(printable(str(error))),
-    )
+    with Progress(len(files), "predict") as progress:
+        predictions = predict(
+            bundle,
+            files,
+            options.top,
+            bfloat16=options.precision == "bf16-mixed",
+            on_unreadable=lambda error: unreadable.append(printable(str(error))),
+            on_progress=progress.update,
+        )
     for prediction in predictions:
         print(printable(str(prediction.path)))
         for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):

@@ -59,8 +59,8 @@ def _cache(options: argparse.Namespace) -> None:
     if options.workers is not None and options.workers < 0:
         raise InputError(f"--workers: 0 or more processes, got {options.workers}")
     splits, settings = _source(options)
-    from vit_lightning.check.progress import Progress
     from vit_lightning.data.decoded import CachedPictures, build, open_cache
+    from vit_lightning.progress import Progress
 
     unreadable: list[str] = []
     notes: dict[Path, str] = {}  # splits may share a cache

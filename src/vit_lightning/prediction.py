@@ -17,9 +17,13 @@ from vit_lightning.evaluation.report import refuse_zero_head
 from vit_lightning.factory import ModelBundle, load_bundle
 from vit_lightning.figures import save_figure
 from vit_lightning.files import atomic_write
+from vit_lightning.memory import keep_freed_memory
+from vit_lightning.models.vit import VisionTransformer
 from vit_lightning.precision import exact_convolutions
+from vit_lightning.threads import in_threads
 
-_BATCH = 16
+# Pictures that a thread looks at together. On a CPU more are hardly faster, and need memory.
+_BATCH = {"cpu": 4, "cuda": 16}
 _MOST_DRAWN = 32  # pictures of one attention figure
 
 
@@ -46,6 +50,7 @@ def predict(
     *,
     bfloat16: bool = False,
     on_unreadable: Callable[[PictureError], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> list[Prediction]:
     """The most probable classes of pictures.
 
@@ -56,6 +61,8 @@ def predict(
         bfloat16: compute in mixed bfloat16 instead of float32.
         on_unreadable: called for each picture that cannot be read, which is then left out. By
             default the first one raises.
+        on_progress: called again and again with the number of pictures that have been looked at
+            since the last call.
 
     Returns:
         One prediction for each picture that could be read, in order.
@@ -67,25 +74,93 @@ def predict(
     bundle = model if isinstance(model, ModelBundle) else load_bundle(model)
     refuse_zero_head(bundle.model)
     files = find_pictures(paths)
-    names = class_names(bundle)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = bundle.model.to(device).eval()
-    if len(files) >= PICTURES_WORTH_PACKING:
-        dtype = torch.bfloat16 if bfloat16 else torch.float32
-        config, on_cpu = network.config, device == "cpu"
-        backend = choose_backend("auto", "inference", config, on_cpu=on_cpu, dtype=dtype)
-        network = with_backend(network, backend, dtype=dtype, in_place=not is_lent)
+    network = _network(bundle, len(files), bfloat16=bfloat16, in_place=not is_lent)
+    look = _Look(
+        network,
+        preprocessing_of(bundle),
+        class_names(bundle),
+        top,
+        multi_label=bundle.multi_label,
+        bfloat16=bfloat16,
+    )
     predictions = []
-    autocast = torch.autocast(device, torch.bfloat16, enabled=bfloat16)
-    for batch, images in _batches(files, preprocessing_of(bundle), on_unreadable):
-        with torch.inference_mode(), exact_convolutions(), autocast:
-            logits = network(images.to(device)).float()
-        probabilities = (logits.sigmoid() if bundle.multi_label else logits.softmax(dim=1)).cpu()
-        best = probabilities.topk(min(top, len(names)), dim=1)
-        for path, values, indices in zip(batch, *(part.tolist() for part in best), strict=True):
-            chosen = tuple(names[index] for index in indices)
-            predictions.append(Prediction(path, chosen, tuple(values)))
+    size = _BATCH[network.pos_embed.device.type]
+    batches = [files[start : start + size] for start in range(0, len(files), size)]
+    with exact_convolutions():
+        for seen in in_threads(look, batches):
+            for one in seen:
+                if isinstance(one, Prediction):
+                    predictions.append(one)
+                elif on_unreadable is None:
+                    raise one
+                else:
+                    on_unreadable(one)
+            if on_progress is not None:
+                on_progress(len(seen))
     return predictions
+
+
+def _network(
+    bundle: ModelBundle, pictures: int, *, bfloat16: bool, in_place: bool
+) -> VisionTransformer:
+    """The model where it computes, by what is fastest for so many pictures."""
+    if torch.cuda.is_available():
+        return bundle.model.to("cuda").eval()
+    keep_freed_memory()
+    network = bundle.model.to("cpu").eval()
+    if pictures < PICTURES_WORTH_PACKING:
+        return network
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    backend = choose_backend("auto", "inference", network.config, on_cpu=True, dtype=dtype)
+    return with_backend(network, backend, dtype=dtype, in_place=in_place)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A look at a few pictures, from their files to their classes; by several threads at once.
+
+    Args:
+        network: on its device.
+        preprocessing: of a picture.
+        names: of the classes.
+        top: how many of them to name.
+        multi_label: whether a picture has any number of classes.
+        bfloat16: compute in mixed bfloat16.
+    """
+
+    network: VisionTransformer
+    preprocessing: Preprocessing
+    names: tuple[str, ...]
+    top: int
+    multi_label: bool
+    bfloat16: bool
+
+    def __call__(self, files: Sequence[Path]) -> list[Prediction | PictureError]:
+        """What is said of each picture, or why it cannot be read."""
+        opened = [self._opened(path) for path in files]
+        images = [image for image in opened if isinstance(image, Tensor)]
+        said = iter(self._said(torch.stack(images)) if images else ())
+        return [
+            Prediction(path, *next(said)) if isinstance(image, Tensor) else image
+            for path, image in zip(files, opened, strict=True)
+        ]
+
+    def _opened(self, path: Path) -> Tensor | PictureError:
+        try:
+            return self.preprocessing(open_picture(path))
+        except PictureError as error:
+            return error
+
+    def _said(self, images: Tensor) -> Iterator[tuple[tuple[str, ...], tuple[float, ...]]]:
+        """Classes and probabilities of each picture (B, C, height, width)."""
+        device = self.network.pos_embed.device
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16)
+        with torch.inference_mode(), autocast:
+            logits = self.network(images.to(device)).float()
+            probabilities = logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
+            best = probabilities.topk(min(self.top, len(self.names)), dim=1)
+        for values, indices in zip(*(part.tolist() for part in best), strict=True):
+            yield tuple(self.names[index] for index in indices), tuple(values)
 
 
 def attend(model: ModelBundle | str | Path, paths: Sequence[str | Path], target: Path) -> None:
@@ -183,24 +258,3 @@ def preprocessing_of(bundle: ModelBundle, mode: Mode | None = None) -> Preproces
         )
     except InputError as error:
         raise InputError(f"{bundle.source}: {error}") from None
-
-
-def _batches(
-    files: Sequence[Path],
-    preprocessing: Preprocessing,
-    on_unreadable: Callable[[PictureError], None] | None,
-) -> Iterator[tuple[list[Path], Tensor]]:
-    for start in range(0, len(files), _BATCH):
-        batch, images = list[Path](), list[Tensor]()
-        for path in files[start : start + _BATCH]:
-            try:
-                picture = open_picture(path)
-            except PictureError as error:
-                if on_unreadable is None:
-                    raise
-                on_unreadable(error)
-                continue
-            batch.append(path)
-            images.append(preprocessing(picture))
-        if batch:
-            yield batch, torch.stack(images)

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_lightning.check.align import align, conclusive
-from vit_lightning.check.progress import Progress
 from vit_lightning.check.search import search
-from vit_lightning.check.threads import in_threads
 from vit_lightning.check.views import DENSE, MEDIUM, SPARSE, Box, Boxes, describe, view_boxes
+from vit_lightning.progress import Progress
+from vit_lightning.threads import in_threads
 
 # Chosen by eye on Tiny ImageNet, where pictures of things of one kind are below and those of one
 # scene begin; see docs/data.md.

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from torch.utils.data import DataLoader, Dataset
 
-from vit_lightning.check.progress import Progress
 from vit_lightning.data.pictures import PictureFiles, Pictures, require_file
 from vit_lightning.errors import InputError
+from vit_lightning.progress import Progress
 
 GREY_SIDE = 48  # pixels of the greyscale copies that are compared
 CHROMA_SIDE = 12

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_lightning.check.threads import in_threads
+from vit_lightning.threads import in_threads
 
 _ROWS, _COLUMNS = 1024, 8192
 _MOST_HITS = 1 << 18  # of a block: more are cut to the best of each row

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from vit_lightning.check.sources import NamedSplit, Source
-from vit_lightning.check.threads import one_thread
 from vit_lightning.data.decoding import FastPictures
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.data.views import TrainView
 from vit_lightning.errors import InputError
 from vit_lightning.experiment import Experiment
 from vit_lightning.settings import AugmentationSettings
+from vit_lightning.threads import torch_threads
 
 _MOST_PICTURES = 256
 _SECONDS = 2.0  # of each measurement
@@ -78,7 +78,7 @@ def _decode_rate(source: Source, view: TrainView) -> float | None:
     read()  # which finds out whether there is one that can be read
     if not readable:
         return None
-    with one_thread():  # as each of the processes of a training has
+    with torch_threads(1):  # as each of the processes of a training has
         return _rate(read, 1)
 
 

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from vit_lightning.backend import PICTURES_WORTH_PACKING, choose_backend, with_backend
-from vit_lightning.check.progress import Progress
 from vit_lightning.console import printable, say_notes
 from vit_lightning.data.datamodule import EvalData
 from vit_lightning.data.lent import ReusedMemory
@@ -25,6 +24,7 @@ from vit_lightning.errors import InputError
 from vit_lightning.models.vit import VisionTransformer
 from vit_lightning.precision import exact_convolutions
 from vit_lightning.probe.store import FeatureStore, picture_keys
+from vit_lightning.progress import Progress
 from vit_lightning.settings import DataSettings
 
 _KEPT_AT_ONCE = 2048  # pictures whose features are written together

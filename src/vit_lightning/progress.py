@@ -8,6 +8,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 _LINE_SECONDS = 10.0  # between two plain lines
+_BAR_SECONDS = 1.0  # before it a bar would only flash up
 
 
 class Progress:
@@ -25,7 +26,13 @@ class Progress:
         self._start = self._last_line = time.monotonic()
         self._bar: Any = None  # tqdm has no types
         if sys.stderr.isatty():
-            self._bar = tqdm(total=total, desc=what, unit=f" {unit}", dynamic_ncols=True)
+            self._bar = tqdm(
+                total=total,
+                desc=what,
+                unit=f" {unit}",
+                dynamic_ncols=True,
+                delay=_BAR_SECONDS,
+            )
 
     def __enter__(self) -> Self:
         return self

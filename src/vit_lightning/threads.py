@@ -1,4 +1,4 @@
-"""Many small computations at once: a thread for each is faster than all threads for one."""
+"""Many computations at once: a thread for each is faster than all threads for one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +12,10 @@ _Result = TypeVar("_Result")
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use a single thread for each operation."""
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads for each operation, here and in threads that begin."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
@@ -25,12 +25,15 @@ def one_thread() -> Iterator[None]:
 def in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
     """What a function of torch operations gives for each item, in order.
 
-    One operation on little data that is shared among all threads waits for the slowest of them
-    each time; on a busy machine that was measured to cost twenty times the work itself.
+    As many items at once as torch has threads, among which these are divided: an operation that all
+    of them share waits for the slowest each time. On little data and a busy machine that was
+    measured to cost twenty times the work itself.
     """
-    pool = ThreadPoolExecutor(torch.get_num_threads())
+    threads = torch.get_num_threads()
+    workers = max(min(threads, len(items)), 1)
+    pool = ThreadPoolExecutor(workers)
     try:
-        with one_thread():
+        with torch_threads(threads // workers):
             yield from pool.map(function, items)
     finally:
         pool.shutdown(cancel_futures=True)  # also if the user has had enough
