@@ -203,7 +203,7 @@ class Throughput(Callback):
         if not step_is_complete(trainer, batch_idx):
             return
         self._steps += 1
-        if not log_is_due(trainer):
+        if not log_is_due(trainer, trainer.global_step):
             return
         elapsed = time.perf_counter() - self._start
         waited = self._loader_waited(trainer)

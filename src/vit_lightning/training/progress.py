@@ -68,7 +68,7 @@ class StepProgress(ProgressBar):
         if self._start is None:
             self._start = (trainer.global_step, time.monotonic())
         if self._bar is not None:
-            if log_is_due(trainer):
+            if log_is_due(trainer, trainer.global_step):
                 self._bar.set_postfix_str(self._state(trainer), refresh=False)
             self._bar.update()
         elif time.monotonic() - self._last_line > _LINE_SECONDS:

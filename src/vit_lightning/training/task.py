@@ -34,10 +34,10 @@ def step_is_complete(trainer: L.Trainer, batch_idx: int) -> bool:
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
-def log_is_due(trainer: L.Trainer) -> bool:
-    """Whether the trainer logs the optimizer step that has just been completed."""
+def log_is_due(trainer: L.Trainer, steps: int) -> bool:
+    """Whether the trainer logs the optimizer step with which so many are complete."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its connector
-    return trainer.global_step % every == 0
+    return steps % every == 0
 
 
 class VisionTask(L.LightningModule):
@@ -114,7 +114,7 @@ class VisionTask(L.LightningModule):
         self.also_logged: dict[str, float] = {}  # what callbacks add to the values of a step
         self._grad_norm = torch.zeros(())
         self._validated = 0  # pictures of this rank in the running validation
-        self._sums: Tensor | None = None  # of the running step: loss, correct, pictures
+        self._sums: Tensor | None = None  # of a step to be logged: loss, correct, pictures
 
     @property
     def score_name(self) -> str:
@@ -142,14 +142,19 @@ class VisionTask(L.LightningModule):
         forward = self.compiled or self
         logits = (logits_of_head_alone(self.model, images) if alone else forward(images)).float()
         losses = self._loss(logits, targets)
-        right = correct(logits.detach(), targets, multi_label=self.multi_label).sum()
-        seen = torch.tensor(float(len(targets)), device=losses.device)
-        sums = torch.stack([losses.detach().sum(), right.float(), seen])
-        self._sums = sums if self._sums is None else self._sums + sums
+        if log_is_due(self.trainer, self.global_step + 1):
+            self._add_to_sums(losses.detach(), logits.detach(), targets)
         loss = self._share_of_step(losses)
         if alone and self.trainer.world_size > 1:
             loss = with_zero_gradients(loss, self.adaptation.waiting())
         return loss
+
+    def _add_to_sums(self, losses: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Add a micro-batch to what is logged of the running step."""
+        right = correct(logits, targets, multi_label=self.multi_label).sum()
+        seen = torch.tensor(float(len(targets)), device=losses.device)
+        sums = torch.stack([losses.sum(), right.float(), seen])
+        self._sums = sums if self._sums is None else self._sums + sums
 
     def _share_of_step(self, losses: Tensor) -> Tensor:
         if self.batch_size is None:
@@ -161,12 +166,10 @@ class VisionTask(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log what belongs to the whole optimizer step, when it is due."""
-        if not step_is_complete(self.trainer, batch_idx):
+        if self._sums is None or not step_is_complete(self.trainer, batch_idx):
             return
-        sums, self._sums = self._sums, None
-        if sums is None or not log_is_due(self.trainer):
-            return
-        total = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        total = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
+        self._sums = None
         loss, right, seen = total.tolist()
         self._refuse_divergence("loss", loss)
         values = {
