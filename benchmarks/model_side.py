@@ -1,7 +1,7 @@
 """One side of ``models.py``: a model of one library, run when it is asked to.
 
 Arguments: the side, the folder of weights and of the model's configuration, the precision, the
-mode, the device, and whether to compile. Asked with a batch size and a number of steps it answers
+mode, the device, and whether to compile or to keep less for the backward pass. Asked with a batch size and a number of steps it answers
 with the seconds of each; with a batch size alone, with the logits of seeded pictures, if it has the
 weights of the others; with nothing, with the most bytes that it has held since it was asked so.
 """
@@ -201,6 +201,7 @@ def main() -> None:
     parser.add_argument("mode", choices=["inference", "training"])
     parser.add_argument("device", choices=["cpu", "cuda"])
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--selective", action="store_true", help="ours: GELUs are computed again")
     options = parser.parse_args()
     declared = declare_operators()
     torch.manual_seed(0)
@@ -208,6 +209,8 @@ def main() -> None:
     model = BUILDERS[options.side](options, path)
     if isinstance(model, nn.Module):
         train = options.mode == "training"
+        if options.selective:
+            model.activation_checkpointing = "selective"
         model = model.train(train).to(options.device)
         network: Any = torch.compile(model, dynamic=False) if options.compile else model
         run = (training if train else predicting)(network, options.precision, options.device)

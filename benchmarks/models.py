@@ -8,10 +8,11 @@ Every side is a process of its own; they take turns on the same pictures, with t
 where their library has a way to read them, and are compared step by step: medians of ratios, and
 where 80 % of them lie. The limit, measured in the same turns, is the time of the model's dense
 layers at the best rate that torch reaches by any of its ways, each run alone. MB is the most memory
-that a side takes in its steps beside what it holds before the first. With ``--compile`` every side
-on torch runs a second time through ``torch.compile``. Prints tables, and writes
-``results/DATE-models-...json`` beside this file for each model and mode, with a chart. What is not
-installed, and what gives up, is left out, and the results say so.
+that a side takes in its steps beside what it holds before the first. In training ours runs a second
+time with ``activation_checkpointing=selective``. With ``--compile`` every side on torch runs a
+second time through ``torch.compile``. Prints tables, and writes ``results/DATE-models-...json``
+beside this file for each model and mode, with a chart. What is not installed, and what gives up, is
+left out, and the results say so.
 """
 
 import argparse
@@ -43,6 +44,7 @@ from vit_lightning.models.vit import VisionTransformer
 OWN = "vit-lightning"
 LIMIT = "limit"
 COMPILED = ", compiled"
+SELECTIVE = f"{OWN}, selective"  # the same with trainer.activation_checkpointing=selective
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 # What is measured unless told otherwise.
@@ -83,7 +85,10 @@ def write_weights(model: VisionTransformer, folder: Path, sides: list[str]) -> N
 def start(
     names: list[str], folder: Path, mode: str, options: argparse.Namespace
 ) -> dict[str, Process]:
-    """A process for each side, and for each on torch one more that compiles, if that is wanted."""
+    """A process for each side, and for each on torch one more that compiles, if that is wanted.
+
+    Training, ours has one more, which keeps less for the backward pass.
+    """
     script = str(Path(__file__).with_name("model_side.py"))
     sides = {}
     for name in names:
@@ -92,6 +97,8 @@ def start(
         sides[name] = Process(command, wait=False)
         if options.compile and name not in INFERENCE_ONLY:
             sides[name + COMPILED] = Process([*command, "--compile"], wait=False)
+        if name == OWN and mode == "training":
+            sides[SELECTIVE] = Process([*command, "--selective"], wait=False)
     return sides
 
 

@@ -1,7 +1,7 @@
 """What pretrained weights buy on pictures: beside training from scratch, by seeds and sizes.
 
     python -m benchmarks transfer EXPERIMENT.json [part.name=value ...] [--sizes 64 96 128]
-        [--seeds 3] [--scratch optim.lr=0.002 trainer.max_epochs=60]
+        [--seeds 0 1 2] [--scratch optim.lr=0.002 trainer.max_epochs=60]
 
 For every size of the pictures: nearest neighbours and a linear probe on frozen features (as by
 ``vit baseline``); the experiment, which names the weights, with each seed; and from scratch the
@@ -59,10 +59,10 @@ def without_weights(experiment: Experiment) -> Experiment:
     return parse_experiment(values, SCRATCH)
 
 
-def trained(experiment: Experiment, seeds: int) -> dict[str, Any]:
+def trained(experiment: Experiment, seeds: list[int]) -> dict[str, Any]:
     """One training for each seed: accuracy at its end and seconds."""
     top1, seconds, pictures = [], [], 0
-    for seed in range(seeds):
+    for seed in seeds:
         with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             places = {"runs_dir": folder, "checkpoint_dir": folder, "seed": seed}
             start = time.perf_counter()
@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("experiment", type=Path)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 96, 128])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--scratch", nargs="*", default=[], metavar="part.name=value")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments, overrides = parser.parse_known_args()
@@ -124,6 +124,7 @@ def main() -> None:
         },
         "experiment": told(tuned),
         "from_scratch": arguments.scratch,
+        "seeds": arguments.seeds,
         "sizes": figures,
     }
     write_report(f"transfer-{tuned.name}", report, folder=arguments.results)

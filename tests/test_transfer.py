@@ -33,7 +33,7 @@ def test_frozen_tuned_and_from_scratch(
     save_model(create_model(CONFIG), weights)
     tiny["model"] = {"name": None, "weights": str(weights)}
     tiny["adapt"] = {"method": "last-1"}
-    places = ["--sizes", "16", "24", "--seeds", "2", "--results", str(tmp_path)]
+    places = ["--sizes", "16", "24", "--seeds", "0", "1", "--results", str(tmp_path)]
     longer = ["--scratch", "trainer.max_steps=6"]
     run(monkeypatch, "transfer", str(write(tiny)), "optim.lr=0.05", *places, *longer)
     (path,) = tmp_path.glob("*-transfer-tiny.json")
