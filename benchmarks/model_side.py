@@ -1,9 +1,10 @@
 """One side of ``models.py``: a model of one library, run when it is asked to.
 
 Arguments: the side, the folder of weights and of the model's configuration, the precision, the
-mode, the device, and whether to compile or to keep less for the backward pass. Asked with a batch size and a number of steps it answers
-with the seconds of each; with a batch size alone, with the logits of seeded pictures, if it has the
-weights of the others; with nothing, with the most bytes that it has held since it was asked so.
+mode, the device, and whether to compile or to keep less for the backward pass. Asked with a batch
+size and a number of steps it answers with the seconds of each; with a batch size alone, with the
+logits of seeded pictures, if it has the weights of the others; with nothing, with the most bytes
+that it has held since it was asked so.
 """
 
 import argparse
