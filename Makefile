@@ -19,7 +19,7 @@ test-peers: .venv-peers/ready  ## what needs timm, torchvision, transformers, da
 	$(PEERS)/pytest --no-skips tests/peers tests/data/test_huggingface_data.py tests/data/test_manifest.py
 
 bench: .venv-peers/bench  ## the model's speed beside other libraries, some minutes
-	OMP_WAIT_POLICY=passive $(PEERS)/python3 -W ignore -m benchmarks models --batches 1 8
+	$(PEERS)/python3 -W ignore -m benchmarks models --batches 1 8
 
 setup: .venv/ready  ## the environment, with pinned dependencies
 

@@ -4,20 +4,22 @@
         [--mode inference] [--sides vit-lightning timm ...]
     python -m benchmarks models --device cuda --precision bf16 --compile [--minutes 7]
 
-Every side is a process of its own; they take turns on the same pictures, with the same weights
-where their library has a way to read them, and are compared step by step: medians of ratios, and
-where 80 % of them lie. The limit, measured in the same turns, is the time of the model's dense
-layers at the best rate that torch reaches by any of its ways, each run alone. MB is the most memory
-that a side takes in its steps beside what it holds before the first. In training ours runs a second
-time with ``activation_checkpointing=selective``. With ``--compile`` every side on torch runs a
-second time through ``torch.compile``. Prints tables, and writes ``results/DATE-models-...json``
-beside this file for each model and mode, with a chart. What is not installed, and what gives up, is
-left out, and the results say so.
+Every side is a process of its own, ours as ``vit`` runs it and the others as torch and they do by
+default. They take turns on the same pictures, with the same weights where their library has a way
+to read them, and are compared step by step: medians of ratios, and where 80 % of them lie. The
+limit, measured in the same turns, is the time of the model's dense layers at the best rate that
+torch reaches by any of its ways, each run alone. MB is the most memory that a side takes in its
+steps beside what it holds before the first. In training ours runs a second time with
+``activation_checkpointing=selective``. With ``--compile`` every side on torch runs a second time
+through ``torch.compile``. Prints tables, and writes ``results/DATE-models-...json`` beside this
+file for each model and mode, with a chart. What is not installed, and what gives up, is left out,
+and the results say so.
 """
 
 import argparse
 import importlib.util
 import json
+import os
 import sys
 import tempfile
 import time
@@ -40,6 +42,7 @@ from vit_lightning.machine_limits import matrix_limit, measured_limits
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.models.presets import preset
 from vit_lightning.models.vit import VisionTransformer
+from vit_lightning.openmp import wait_briefly
 
 OWN = "vit-lightning"
 LIMIT = "limit"
@@ -87,18 +90,23 @@ def start(
 ) -> dict[str, Process]:
     """A process for each side, and for each on torch one more that compiles, if that is wanted.
 
-    Training, ours has one more, which keeps less for the backward pass.
+    Training, ours has one more, which keeps less for the backward pass. Ours runs in the
+    environment that ``vit`` makes, the others in this one.
     """
     script = str(Path(__file__).with_name("model_side.py"))
     sides = {}
     for name in names:
         words = [name, str(folder), options.precision, mode, options.device]
         command = [sys.executable, "-W", "ignore", script, *words]
-        sides[name] = Process(command, wait=False)
+        environment = dict(os.environ)
+        if name == OWN:
+            wait_briefly(environment)
+        begin = partial(Process, wait=False, environment=environment)
+        sides[name] = begin(command)
         if options.compile and name not in INFERENCE_ONLY:
-            sides[name + COMPILED] = Process([*command, "--compile"], wait=False)
+            sides[name + COMPILED] = begin([*command, "--compile"])
         if name == OWN and mode == "training":
-            sides[SELECTIVE] = Process([*command, "--selective"], wait=False)
+            sides[SELECTIVE] = begin([*command, "--selective"])
     return sides
 
 

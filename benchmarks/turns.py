@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,18 @@ class Process:
     Args:
         command: that starts it.
         wait: until it has told them; otherwise ``versions`` waits, when it is first read.
+        environment: of its variables; by default those of this process.
     """
 
-    def __init__(self, command: Sequence[str | Path], *, wait: bool = True) -> None:
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        wait: bool = True,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
         if wait:
             _ = self.versions

@@ -179,6 +179,7 @@ def _said(times: float, **changes: Any) -> str:
         "hardware": {
             **{"gpus": [], "cpu": "X", "usable_cores": 1, "cores": 2, "torch_threads": 1},
             **{"cpu_capability": "AVX2", "cpu_flags": [], "omp_wait_policy": "ACTIVE"},
+            "gomp_spincount": "",
         },
         "versions": {"torch": "2", "python": "3"},
         "turns": 3,
@@ -222,7 +223,8 @@ def test_the_rest_of_the_text() -> None:
     assert "80% of the speed of the dense layers alone, which is 50 GFLOP/s" in text
     assert "reading the weights takes 0.4 ms" in text
     assert "  attention, qkv           50.0%  ███████████████\n" in text
-    assert "compare with OMP_WAIT_POLICY=passive" in text
+    assert "OMP_WAIT_POLICY ACTIVE, GOMP_SPINCOUNT not set\n" in text
+    assert "compare with it unset" in text
 
 
 def test_the_command_writes_what_it_prints(

@@ -23,8 +23,8 @@ def describe_hardware() -> dict[str, Any]:
     Returns:
         ``platform``; ``cpu``, ``cpu_capability`` (the vectors that torch uses), ``cpu_flags`` (of
         those that matter to a model; none where the system does not tell); ``cores`` of the
-        machine, ``usable_cores`` of this process, ``torch_threads``, ``omp_wait_policy``; ``gpus``,
-        each with its memory.
+        machine, ``usable_cores`` of this process, ``torch_threads``, ``omp_wait_policy``,
+        ``gomp_spincount``; ``gpus``, each with its memory.
     """
     told = _cpuinfo()
     flags = (told.get("flags") or told.get("Features", "")).split()
@@ -38,6 +38,7 @@ def describe_hardware() -> dict[str, Any]:
         "usable_cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
+        "gomp_spincount": os.environ.get("GOMP_SPINCOUNT", ""),
         "gpus": [f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus],
     }
 

@@ -46,7 +46,8 @@ def _machine(values: dict[str, Any]) -> list[str]:
         f"          torch uses {hardware['cpu_capability']}; it has {flags}",
         f"software  torch {values['versions']['torch']}, Python {values['versions']['python']}, "
         f"dense layers by {values['linear']}, "
-        f"OMP_WAIT_POLICY {hardware['omp_wait_policy'] or 'not set'}",
+        f"OMP_WAIT_POLICY {hardware['omp_wait_policy'] or 'not set'}, "
+        f"GOMP_SPINCOUNT {hardware['gomp_spincount'] or 'not set'}",
     ]
 
 
@@ -80,7 +81,7 @@ def _changes(values: dict[str, Any]) -> Iterator[str]:
     if values["hardware"]["omp_wait_policy"].lower() == "active":
         yield (
             "  OMP_WAIT_POLICY is active: waiting threads take the cores from all other programs; "
-            "compare with OMP_WAIT_POLICY=passive vit bench"
+            "compare with it unset"
         )
 
 
