@@ -109,6 +109,7 @@ def prepare(experiment: Experiment, resume: str | None) -> Run:
     data = train_data(experiment, splits, preprocessing, plan.total_steps)
     require_loggers(experiment.loggers)
     task = _task(experiment, splits, plan, bundle, preprocessing)
+    task.model.activation_checkpointing = choices.activation_checkpointing
     # A Trainer to ask: what the devices do not allow is said before a folder is made.
     trainer = build_trainer(experiment.trainer, precision=choices.precision)
     data.check_ranks(trainer.world_size)
@@ -175,7 +176,7 @@ def _task(
     preprocessing: Preprocessing,
 ) -> VisionTask:
     """What is trained."""
-    task = VisionTask(
+    return VisionTask(
         merge_tokens(bundle.model.train(), experiment.trainer.merge_tokens),
         experiment.optim,
         adapt=experiment.adapt,
@@ -187,8 +188,6 @@ def _task(
         multi_label=splits.multi_label,
         preprocessing=preprocessing.to_dict(),
     )
-    task.model.activation_checkpointing = experiment.trainer.activation_checkpointing
-    return task
 
 
 def _open_folder(

@@ -59,14 +59,15 @@ class TrainerSettings(Settings):
         Literal["auto", "ddp"], Field(description="auto: ddp for more than one device")
     ] = "auto"
     activation_checkpointing: Annotated[
-        Literal["none", "selective", "full"],
+        Literal["auto", "none", "selective", "full"],
         # As runs kept it once.
         BeforeValidator(_as_a_choice),
         Field(
             description="what the backward pass computes again to save memory: nothing, the "
-            "activations inside the MLPs, or whole blocks"
+            "activations inside the MLPs (selective), or whole blocks (full); auto: the "
+            "activations on a CPU, where that costs next to nothing"
         ),
-    ] = "none"
+    ] = "auto"
     merge_tokens: Annotated[
         int,
         Field(
