@@ -62,8 +62,8 @@ def choose(experiment: Experiment, config: ViTConfig) -> Choices:
 def _recomputed(experiment: Experiment, linear: Backend, *, on_cpu: bool) -> Recomputed:
     """The experiment's, else the activations where they alone are computed again, on a CPU.
 
-    There it takes an eighth less memory for a time that hardly tells from the noise. Behind oneDNN's
-    and low-rank layers a product of matrices would be computed again; a compiler chooses by itself.
+    There it takes an eighth less memory and hardly more time. Behind oneDNN's and low-rank layers a
+    product of matrices would be computed again, and a compiler chooses by itself.
     """
     wanted = experiment.trainer.activation_checkpointing
     if wanted != "auto":
