@@ -24,9 +24,12 @@ def test_results_come_in_the_order_of_the_items() -> None:
     assert list(in_threads(late, [])) == []
 
 
-@pytest.mark.parametrize(("items", "threads"), [(1, 4), (2, 2), (3, 1), (9, 1)])
-def test_threads_are_divided_among_the_items(items: int, threads: int) -> None:
-    found = list(in_threads(lambda _: torch.get_num_threads(), range(items)))
+@pytest.mark.parametrize(
+    ("items", "most", "threads"),
+    [(1, None, 4), (2, None, 2), (3, None, 1), (9, None, 1), (9, 2, 2), (9, 8, 1)],
+)
+def test_threads_are_divided_among_the_items(items: int, most: int | None, threads: int) -> None:
+    found = list(in_threads(lambda _: torch.get_num_threads(), range(items), most))
     assert found == [threads] * items
     assert torch.get_num_threads() == 4
 

@@ -24,6 +24,7 @@ from vit_lightning.threads import in_threads
 
 # Pictures that a thread looks at together. On a CPU more are hardly faster, and need memory.
 _BATCH = {"cpu": 4, "cuda": 16}
+_MOST_AT_ONCE = 16  # batches
 _MOST_DRAWN = 32  # pictures of one attention figure
 
 
@@ -87,7 +88,7 @@ def predict(
     size = _BATCH[network.pos_embed.device.type]
     batches = [files[start : start + size] for start in range(0, len(files), size)]
     with exact_convolutions():
-        for seen in in_threads(look, batches):
+        for seen in in_threads(look, batches, _MOST_AT_ONCE):
             for one in seen:
                 if isinstance(one, Prediction):
                     predictions.append(one)

@@ -22,15 +22,22 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
+def in_threads(
+    function: Callable[[_Item], _Result], items: Sequence[_Item], most: int | None = None
+) -> Iterator[_Result]:
     """What a function of torch operations gives for each item, in order.
 
     As many items at once as torch has threads, among which these are divided: an operation that all
     of them share waits for the slowest each time. On little data and a busy machine that was
     measured to cost twenty times the work itself.
+
+    Args:
+        function: what to do; by several threads at once.
+        items: what to do it with.
+        most: items at once, where each takes much memory.
     """
     threads = torch.get_num_threads()
-    workers = max(min(threads, len(items)), 1)
+    workers = max(min(threads, len(items), most or threads), 1)
     pool = ThreadPoolExecutor(workers)
     try:
         with torch_threads(threads // workers):
