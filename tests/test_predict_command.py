@@ -45,6 +45,20 @@ def test_the_others_are_predicted_and_the_bad_ones_told(
     assert len(told) == 2
 
 
+def test_the_table_is_written_whatever_becomes_of_the_output(
+    finished: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(text: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vit_lightning.cli.printable", interrupted)
+    table, model = tmp_path / "table.csv", str(finished.result.checkpoint)
+    cats = sorted((pictures / "val" / "cat").iterdir())
+    assert main(["predict", *map(str, cats), "--model", model, "--csv", str(table)]) == 130
+    with table.open(newline="") as file:
+        assert [row["picture"] for row in csv.DictReader(file)] == list(map(str, cats))
+
+
 def test_no_table_of_nothing(finished: Any, folder: Path, tmp_path: Path, capsys: Captured) -> None:
     for name in ("a.png", "d.png"):
         (folder / name).unlink()

@@ -264,13 +264,14 @@ def _predict(options: argparse.Namespace) -> None:
             on_unreadable=lambda error: unreadable.append(printable(str(error))),
             on_progress=progress.update,
         )
+    if options.csv is not None and predictions:  # before a reader such as head has seen enough
+        write_predictions(predictions, options.csv)
     for prediction in predictions:
         print(printable(str(prediction.path)))
         for name, probability in zip(prediction.classes, prediction.probabilities, strict=True):
             bar = "█" * round(20 * probability)
             print(f"  {probability:7.2%}  {bar:<20}  {printable(name)}")
     if options.csv is not None and predictions:
-        write_predictions(predictions, options.csv)
         print(f"\n{printable(str(options.csv))}")
     if unreadable:
         sys.stdout.flush()  # before what comes on stderr
