@@ -132,6 +132,8 @@ class VisionTask(L.LightningModule):
         """Make the model's modes and draws independent of what ran before, for a resumed run."""
         self.adaptation.set_modes(self.global_step)
         micro_batch = batch_idx % self.trainer.accumulate_grad_batches
+        if micro_batch == 0:  # a step that was broken off, its memory full, may have left some
+            self._sums = None
         key = (self.seed, self.global_step, micro_batch, self.global_rank)
         _seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]), self.device)
 
