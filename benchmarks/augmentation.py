@@ -8,16 +8,24 @@ scikit-learn's two sample photographs. The least of several repetitions is told.
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from vit_lightning.data.draws import sample_generator
 from vit_lightning.data.mixing import Mixing
-from vit_lightning.data.operations import RANDAUGMENT, TRIVIALAUGMENT
-from vit_lightning.data.policies import ColorJitter, Policy, RandAugment, TrivialAugment, erase
+from vit_lightning.data.operations import RANDAUGMENT, TRIVIALAUGMENT, Drawn
+from vit_lightning.data.policies import (
+    ColorJitter,
+    Policy,
+    RandAugment,
+    TrivialAugment,
+    erase,
+    erased_box,
+)
 
 _LAWS = {
     "original": (RANDAUGMENT["original"], 1.5),
@@ -44,6 +52,18 @@ def milliseconds(work: Callable[[int, np.random.Generator], object], count: int)
     return min(seconds) / count * 1000
 
 
+def _changed(picture: Image.Image, changes: Sequence[Drawn]) -> Image.Image:
+    for change in changes:
+        picture = change(picture)
+    return picture
+
+
+def _erased(pixels: NDArray[np.uint8], generator: np.random.Generator) -> None:
+    box = erased_box(*pixels.shape[:2], 0.25, generator)
+    if box is not None:
+        erase(pixels, box, generator)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -55,17 +75,17 @@ def main() -> None:
         print(f"{name}:")
         for operation in law.operations:
             spent = milliseconds(
-                lambda i, g: operation(pictures[i % 2], law.canvas, level, g),  # noqa: B023
+                lambda i, g: operation.drawn(law.canvas, level, g)(pictures[i % 2]),  # noqa: B023
                 count=20,
             )
             print(f"  {operation.name:34s}{spent:7.3f} ms")
     print("on average:")
     pixels, mixing = np.array(pictures[0]), Mixing(0.8, 1.0, 1.0)
     work: dict[str, Callable[[int, np.random.Generator], object]] = {
-        name: lambda i, g, policy=policy: policy(pictures[i % 2], g)  # type: ignore[misc]
+        name: lambda i, g, policy=policy: _changed(pictures[i % 2], policy(g))  # type: ignore[misc]
         for name, policy in _POLICIES.items()
     }
-    work["random erasing 0.25"] = lambda _, g: erase(pixels, 0.25, g)
+    work["random erasing 0.25"] = lambda _, g: _erased(pixels, g)
     work["a draw of mixing"] = lambda _, g: mixing.draw(g, (size, size))
     for name, call in work.items():
         print(f"  {name:34s}{milliseconds(call, count=400):7.3f} ms")

@@ -236,7 +236,7 @@ def test_size_and_mode_are_kept_and_the_picture_untouched(law: str, size: tuple[
         for row in table.operations:
             for level in LEVELS[law]:
                 for seed in range(2):
-                    result = row(picture, table.canvas, level, np.random.default_rng(seed))
+                    result = row.drawn(table.canvas, level, np.random.default_rng(seed))(picture)
                     assert (result.mode, result.size) == (picture.mode, picture.size), row.name
                     assert picture.tobytes() == before, row.name
 
@@ -245,7 +245,7 @@ def test_grey_pictures_have_no_colour_to_change() -> None:
     picture = Image.fromarray(pixels()).convert("L")
     for law in LAWS.values():
         row = next(row for row in law.operations if row.name == "color")
-        result = row(picture, law.canvas, 1.0, np.random.default_rng(0))
+        result = row.drawn(law.canvas, 1.0, np.random.default_rng(0))(picture)
         assert result.tobytes() == picture.tobytes()
 
 
@@ -262,7 +262,7 @@ def test_grey_and_equal_channels_agree() -> None:
     grey = Image.fromarray(pixels()).convert("L")
     for row in RANDAUGMENT["original"].operations:
         narrow, wide = (
-            row(picture, NEAREST, 1.5, np.random.default_rng(3))
+            row.drawn(NEAREST, 1.5, np.random.default_rng(3))(picture)
             for picture in (grey, grey.convert("RGB"))
         )
         assert narrow.convert("RGB").tobytes() == wide.tobytes(), row.name

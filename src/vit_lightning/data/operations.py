@@ -21,6 +21,7 @@ from PIL import Image, ImageEnhance, ImageOps
 Values = tuple[float, ...]
 Draw = Callable[[float, np.random.Generator], Values]
 Change = Callable[..., Image.Image]  # of picture, canvas and the values
+Matrix = tuple[float, float, float, float, float, float]
 
 # What the original's constants in pixels are fractions of: its pictures have this side.
 _ORIGINAL_SIDE = 224
@@ -46,6 +47,19 @@ class Canvas:
         return round(0.299 * red + 0.587 * green + 0.114 * blue)  # ITU-R 601-2, Pillow's luma
 
 
+class Drawn(NamedTuple):
+    """A change of which nothing is left to chance."""
+
+    name: str
+    change: Change
+    canvas: Canvas
+    values: Values
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        """The changed picture, of the same size and mode."""
+        return self.change(picture, self.canvas, *self.values)
+
+
 class Operation(NamedTuple):
     """A row: a name, the change, and how its values are drawn at a level."""
 
@@ -53,11 +67,27 @@ class Operation(NamedTuple):
     change: Change
     draw: Draw
 
-    def __call__(
-        self, picture: Image.Image, canvas: Canvas, level: float, generator: np.random.Generator
-    ) -> Image.Image:
-        """The changed picture, of the same size and mode."""
-        return self.change(picture, canvas, *self.draw(level, generator))
+    def drawn(self, canvas: Canvas, level: float, generator: np.random.Generator) -> Drawn:
+        """The change with its values."""
+        return Drawn(self.name, self.change, canvas, self.draw(level, generator))
+
+
+@dataclass(frozen=True)
+class Warp:
+    """A change that moves pixels.
+
+    Args:
+        matrix: (width, height) of a picture and the values → (a, b, c, d, e, f): pixel (x, y) of
+            the result is that at (ax + by + c, dx + ey + f) of the picture, or else the fill.
+    """
+
+    matrix: Callable[..., Matrix]
+
+    def __call__(self, picture: Image.Image, canvas: Canvas, *values: float) -> Image.Image:
+        """The moved picture."""
+        matrix, colour = self.matrix(picture.size, *values), canvas.colour(picture)
+        kind = Image.Transform.AFFINE
+        return picture.transform(picture.size, kind, matrix, canvas.resample, fillcolor=colour)
 
 
 @dataclass(frozen=True)
@@ -81,50 +111,58 @@ class Law:
         return self.operations[generator.integers(len(self.operations))]
 
 
-def _rotate(picture: Image.Image, canvas: Canvas, degrees: float) -> Image.Image:
-    return picture.rotate(degrees, canvas.resample, fillcolor=canvas.colour(picture))
+def _rotate(size: tuple[int, int], degrees: float) -> Matrix:
+    """Counterclockwise around the centre."""
+    x, y = size[0] / 2, size[1] / 2
+    # Rounded as by Pillow's own rotation, so that a right angle is one.
+    cos, sin = (round(of(math.radians(-degrees)), 15) for of in (math.cos, math.sin))
+    return cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y
 
 
-def _warp(picture: Image.Image, canvas: Canvas, *matrix: float) -> Image.Image:
-    """Pixel (x, y) of the result is that at (ax + by + c, dx + ey + f) of the picture."""
-    kind, colour = Image.Transform.AFFINE, canvas.colour(picture)
-    return picture.transform(picture.size, kind, matrix, canvas.resample, fillcolor=colour)
+def _shear_x(size: tuple[int, int], slope: float) -> Matrix:
+    return 1, slope, 0, 0, 1, 0
 
 
-def _shear_x(picture: Image.Image, canvas: Canvas, slope: float) -> Image.Image:
-    return _warp(picture, canvas, 1, slope, 0, 0, 1, 0)
+def _shear_y(size: tuple[int, int], slope: float) -> Matrix:
+    return 1, 0, 0, slope, 1, 0
 
 
-def _shear_y(picture: Image.Image, canvas: Canvas, slope: float) -> Image.Image:
-    return _warp(picture, canvas, 1, 0, 0, slope, 1, 0)
+def _translate_x(size: tuple[int, int], pixels: float) -> Matrix:
+    return 1, 0, pixels, 0, 1, 0
 
 
-def _translate_x(picture: Image.Image, canvas: Canvas, pixels: float) -> Image.Image:
-    return _warp(picture, canvas, 1, 0, pixels, 0, 1, 0)
+def _translate_y(size: tuple[int, int], pixels: float) -> Matrix:
+    return 1, 0, 0, 0, 1, pixels
 
 
-def _translate_y(picture: Image.Image, canvas: Canvas, pixels: float) -> Image.Image:
-    return _warp(picture, canvas, 1, 0, 0, 0, 1, pixels)
+def _shift_x(size: tuple[int, int], fraction: float) -> Matrix:
+    return _translate_x(size, fraction * size[0])
 
 
-def _shift_x(picture: Image.Image, canvas: Canvas, fraction: float) -> Image.Image:
-    return _translate_x(picture, canvas, fraction * picture.width)
+def _shift_y(size: tuple[int, int], fraction: float) -> Matrix:
+    return _translate_y(size, fraction * size[1])
 
 
-def _shift_y(picture: Image.Image, canvas: Canvas, fraction: float) -> Image.Image:
-    return _translate_y(picture, canvas, fraction * picture.height)
+def cutout_box(
+    size: tuple[int, int], half_side: float, centre_x: float, centre_y: float
+) -> tuple[int, int, int, int]:
+    """The square that Cutout fills: left, top, right, bottom, cut off at the edges.
+
+    Args:
+        size: (width, height) of the picture.
+        half_side: of the square, as a fraction of the shorter side.
+        centre_x: as a fraction of the width.
+        centre_y: as a fraction of the height.
+    """
+    half = round(half_side * min(size))
+    x, y = int(centre_x * size[0]), int(centre_y * size[1])
+    left, top = max(x - half, 0), max(y - half, 0)
+    return left, top, min(x + half, size[0]), min(y + half, size[1])
 
 
-def _cutout(
-    picture: Image.Image, canvas: Canvas, half_side: float, centre_x: float, centre_y: float
-) -> Image.Image:
-    """A square is filled; all values are fractions, the half side of the picture's shorter one."""
-    half = round(half_side * min(picture.size))
-    x, y = int(centre_x * picture.width), int(centre_y * picture.height)
-    left_top = max(x - half, 0), max(y - half, 0)
-    right_bottom = min(x + half, picture.width), min(y + half, picture.height)
+def _cutout(picture: Image.Image, canvas: Canvas, *values: float) -> Image.Image:
     result = picture.copy()
-    result.paste(canvas.colour(picture), left_top + right_bottom)
+    result.paste(canvas.colour(picture), cutout_box(picture.size, *values))
     return result
 
 
@@ -176,15 +214,30 @@ def _enhancements(draw: Draw) -> tuple[Operation, ...]:
     )
 
 
+_PLAIN = Canvas((0, 0, 0), Image.Resampling.NEAREST)
+
+
+def jittered(brightness: float, contrast: float, color: float) -> tuple[Drawn, Drawn, Drawn]:
+    """The three changes of colour jitter, by their factors."""
+    return (
+        Drawn("brightness", _enhance(ImageEnhance.Brightness), _PLAIN, (brightness,)),
+        Drawn("contrast", _enhance(ImageEnhance.Contrast), _PLAIN, (contrast,)),
+        Drawn("color", _enhance(ImageEnhance.Color), _PLAIN, (color,)),
+    )
+
+
 def _geometry(
-    translate: tuple[Change, Change], degrees: Draw, slope: Draw, distance: Draw
+    translate: tuple[Callable[..., Matrix], Callable[..., Matrix]],
+    degrees: Draw,
+    slope: Draw,
+    distance: Draw,
 ) -> tuple[Operation, ...]:
     return (
-        Operation("rotate", _rotate, degrees),
-        Operation("shear_x", _shear_x, slope),
-        Operation("shear_y", _shear_y, slope),
-        Operation("translate_x", translate[0], distance),
-        Operation("translate_y", translate[1], distance),
+        Operation("rotate", Warp(_rotate), degrees),
+        Operation("shear_x", Warp(_shear_x), slope),
+        Operation("shear_y", Warp(_shear_y), slope),
+        Operation("translate_x", Warp(translate[0]), distance),
+        Operation("translate_y", Warp(translate[1]), distance),
     )
 
 

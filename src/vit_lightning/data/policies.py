@@ -8,20 +8,24 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageEnhance
 
-from vit_lightning.data.operations import HIGHEST_STRENGTH, RANDAUGMENT, TRIVIALAUGMENT
+from vit_lightning.data.crops import Box
+from vit_lightning.data.operations import (
+    HIGHEST_STRENGTH,
+    RANDAUGMENT,
+    TRIVIALAUGMENT,
+    Drawn,
+    jittered,
+)
+from vit_lightning.data.pictures import Pixels
 from vit_lightning.settings import AugmentationSettings
-
-_ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
 class Policy(Protocol):
     """A random change of a picture."""
 
-    def __call__(self, picture: Image.Image, generator: np.random.Generator) -> Image.Image:
-        """A picture of mode RGB or L → one of the same size and mode; the first stays as it is."""
+    def __call__(self, generator: np.random.Generator) -> tuple[Drawn, ...]:
+        """What is done to a picture of mode RGB or L, one change after the other."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,15 @@ class RandAugment:
     magnitude_std: float
     levels: Literal["original", "increasing"]
 
-    def __call__(self, picture: Image.Image, generator: np.random.Generator) -> Image.Image:
+    def __call__(self, generator: np.random.Generator) -> tuple[Drawn, ...]:
         """See ``Policy``."""
-        law = RANDAUGMENT[self.levels]
+        law, changes = RANDAUGMENT[self.levels], []
         for _ in range(self.num_ops):
             operation = law.choose(generator)
             if generator.random() < law.probability:
-                picture = operation(
-                    picture, law.canvas, self._level(law.highest, generator), generator
-                )
-        return picture
+                level = self._level(law.highest, generator)
+                changes.append(operation.drawn(law.canvas, level, generator))
+        return tuple(changes)
 
     def _level(self, highest: float, generator: np.random.Generator) -> float:
         magnitude = self.magnitude
@@ -62,11 +65,11 @@ class RandAugment:
 class TrivialAugment:
     """One random operation of random strength (Müller & Hutter 2021)."""
 
-    def __call__(self, picture: Image.Image, generator: np.random.Generator) -> Image.Image:
+    def __call__(self, generator: np.random.Generator) -> tuple[Drawn, ...]:
         """See ``Policy``."""
         operation = TRIVIALAUGMENT.choose(generator)
         strength = int(generator.integers(HIGHEST_STRENGTH, endpoint=True))
-        return operation(picture, TRIVIALAUGMENT.canvas, strength, generator)
+        return (operation.drawn(TRIVIALAUGMENT.canvas, strength, generator),)
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,11 @@ class ColorJitter:
 
     strength: float
 
-    def __call__(self, picture: Image.Image, generator: np.random.Generator) -> Image.Image:
+    def __call__(self, generator: np.random.Generator) -> tuple[Drawn, ...]:
         """See ``Policy``."""
-        factors = generator.uniform(1 - self.strength, 1 + self.strength, size=len(_ENHANCERS))
-        for index in np.argsort(generator.random(len(_ENHANCERS))):
-            picture = _ENHANCERS[index](picture).enhance(float(factors[index]))
-        return picture
+        factors = generator.uniform(1 - self.strength, 1 + self.strength, size=3)
+        changes = jittered(*(float(factor) for factor in factors))
+        return tuple(changes[index] for index in np.argsort(generator.random(3)))
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,9 @@ class _InTurn:
 
     policies: tuple[Policy, ...]
 
-    def __call__(self, picture: Image.Image, generator: np.random.Generator) -> Image.Image:
+    def __call__(self, generator: np.random.Generator) -> tuple[Drawn, ...]:
         """See ``Policy``."""
-        for policy in self.policies:
-            picture = policy(picture, generator)
-        return picture
+        return tuple(drawn for policy in self.policies for drawn in policy(generator))
 
 
 def build_policy(settings: AugmentationSettings) -> Policy | None:
@@ -112,32 +112,41 @@ def build_policy(settings: AugmentationSettings) -> Policy | None:
     return _InTurn(tuple(policies)) if policies else None
 
 
-def erase(
-    pixels: NDArray[np.uint8] | NDArray[np.float32],
-    probability: float,
-    generator: np.random.Generator,
-) -> None:
-    """Fill a random rectangle with noise, in place (random erasing, Zhong et al. 2017).
+def erased_box(
+    height: int, width: int, probability: float, generator: np.random.Generator
+) -> Box | None:
+    """The rectangle that random erasing fills (Zhong et al. 2017), if it fills one.
 
     Its area is uniform in 0.02 to 1/3 of the picture's, its aspect ratio log-uniform in 0.3 to
-    1/0.3 (so timm, and DeiT with it); after 10 that do not fit, the picture stays as it is. Every
-    value is uniform among the whole numbers from 0 to 255.
+    1/0.3 (so timm, and DeiT with it); after 10 that do not fit, the picture stays as it is.
 
     Args:
-        pixels: (H, W, C) in [0, 255].
-        probability: of doing so.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        probability: of erasing at all.
         generator: source of all randomness.
     """
     if generator.random() >= probability:
-        return
-    full_height, full_width, channels = pixels.shape
+        return None
     for _ in range(10):
-        area = generator.uniform(0.02, 1 / 3) * full_height * full_width
+        area = generator.uniform(0.02, 1 / 3) * height * width
         aspect = math.exp(generator.uniform(math.log(0.3), -math.log(0.3)))
-        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if height < full_height and width < full_width:
-            top = int(generator.integers(full_height - height, endpoint=True))
-            left = int(generator.integers(full_width - width, endpoint=True))
-            noise = generator.integers(256, size=(height, width, channels), dtype=np.uint8)
-            pixels[top : top + height, left : left + width] = noise
-            return
+        rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if rows < height and columns < width:
+            top = int(generator.integers(height - rows, endpoint=True))
+            left = int(generator.integers(width - columns, endpoint=True))
+            return Box(top, left, rows, columns)
+    return None
+
+
+def erase(pixels: Pixels, box: Box, generator: np.random.Generator) -> None:
+    """Fill a rectangle with noise, in place: whole numbers from 0 to 255, all equally likely.
+
+    Args:
+        pixels: (H, W, C) in [0, 255].
+        box: in them.
+        generator: source of all randomness.
+    """
+    size = (box.height, box.width, pixels.shape[2])
+    noise = generator.integers(256, size=size, dtype=np.uint8)
+    pixels[box.top : box.top + box.height, box.left : box.left + box.width] = noise
