@@ -539,6 +539,37 @@ def test_kept_pictures_change_nothing(write: Write, tiny: dict[str, Any], tmp_pa
         assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pictures_on_the_device_change_nothing_but_roundings(
+    write: Write, tiny: dict[str, Any], workers: int
+) -> None:
+    augmentation = {"bundle": "deit", "erasing": 0, "repeats": 2, "mixup": 0.5}
+    data = {"preprocessing": "modern", "augmentation": augmentation, "workers": workers}
+    held = {"on_device": {}}
+    runs = [
+        train(write(tiny, data=data)),
+        train(write(tiny, data=data | held)),
+        train(write(tiny, data=data | held, trainer={"micro_batch": 2})),
+    ]
+    expected, *found = (read_rows(result.run, "train/loss") for result in runs)
+    for losses in found:
+        assert losses == pytest.approx(expected, abs=1e-3)
+        assert losses[3] != pytest.approx(losses[0], abs=1e-3)
+
+
+def test_unreadable_pictures_are_left_out_on_the_device_too(
+    write: Write, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    root = tmp_path / "broken"
+    shutil.copytree(tiny["data"]["root"], root)
+    (root / "train" / "cat" / "3.png").write_bytes(b"")
+    data = {"root": str(root), "on_device": {}, "preprocessing": "modern"}
+    with pytest.raises(InputError, match=r"1 picture of 16 cannot be read.*\n.*3\.png"):
+        train(write(tiny, data=data))
+    result = train(write(tiny, data=data | {"on_bad_image": "skip"}))
+    assert checkpoint_step(result.run / "last.ckpt") == 4
+
+
 def test_the_weights_that_a_run_starts_from_are_not_written_over(
     tiny: dict[str, Any], write: Callable[..., Path], few_figures: None
 ) -> None:

@@ -56,20 +56,24 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_no_pictures")
-@pytest.mark.parametrize("step", [3, 4])  # between two validations, and just after one
+@pytest.mark.parametrize(
+    ("step", "on_device"),
+    [(3, "null"), (4, "null"), (3, "{}")],  # between two validations, and just after one
+)
 def test_resumed_run_is_the_one_that_was_not_stopped(
-    longer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    longer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, on_device: str
 ) -> None:
-    straight = train(longer, [f"runs_dir={tmp_path / 'straight'}"])
+    pictures = [f"data.on_device={on_device}", "data.augmentation.randaugment={}"]
+    straight = train(longer, [f"runs_dir={tmp_path / 'straight'}", *pictures])
     _kill_at(monkeypatch, step, KilledError())
     with pytest.raises(KilledError):
-        train(longer)
+        train(longer, pictures)
     (folder,) = (tmp_path / "runs" / "tiny").iterdir()
     assert checkpoint_step(folder / "last.ckpt") == step
     assert not (folder / "result.json").exists()
 
     torch.manual_seed(999)  # nothing may depend on what this process has drawn
-    resumed = train(longer, resume="auto")
+    resumed = train(longer, pictures, resume="auto")
     assert resumed.run == folder
     for name in ("last.ckpt", "best.ckpt"):
         expected = read_weights(straight.run / name)
@@ -83,7 +87,7 @@ def test_resumed_run_is_the_one_that_was_not_stopped(
     assert steps == [0, 1, 2, 3, 4, 5]
     assert (folder / f"environment-from-{step}.json").exists()
     with pytest.raises(InputError, match="this run is finished"):
-        train(longer, resume=str(folder))
+        train(longer, pictures, resume=str(folder))
 
 
 @pytest.mark.usefixtures("_no_pictures")

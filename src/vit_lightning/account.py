@@ -101,7 +101,8 @@ def _adaptation(settings: AdaptSettings) -> str:
 def _unusual(experiment: Experiment) -> str:
     """What else a reader of the figures should know of how pictures and classes are treated."""
     data = experiment.data.model_dump(
-        include={"decoding", "cache", "sampling", "on_bad_image"}, exclude_defaults=True
+        include={"decoding", "cache", "on_device", "sampling", "on_bad_image"},
+        exclude_defaults=True,
     )
     optim = experiment.optim.model_dump(
         include={"loss", "focal_gamma", "class_weights", "label_smoothing"}, exclude_defaults=True

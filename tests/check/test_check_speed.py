@@ -45,6 +45,10 @@ def test_the_bottleneck_is_the_slowest_stage(
         setting = {"model": "trainer.precision", "pictures": "data.workers"}[expected]
         assert setting in advice
     assert _advice(rates | {"training": 1e4, "transfer": 5.0}, experiment, "")[0] == "transfer"
+    held = load_experiment(write(tiny, data={"on_device": {}}))
+    slowest, advice = _advice(rates | {"training": 1e4, "transfer": 5.0}, held, "")
+    assert slowest == "model"
+    assert "data.on_device" in advice
 
 
 def test_ways_to_faster_pictures_are_those_that_are_left(

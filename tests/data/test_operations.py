@@ -252,8 +252,8 @@ def test_grey_pictures_have_no_colour_to_change() -> None:
 def test_grey_pictures_are_filled_with_the_luma() -> None:
     canvas = Canvas((124, 116, 104), Image.Resampling.NEAREST)
     picture = Image.new("L", (4, 4), 7)
-    assert canvas.colour(picture.convert("RGB")) == (124, 116, 104)
-    assert canvas.colour(picture) == 117
+    assert canvas.colour("RGB") == (124, 116, 104)
+    assert canvas.colour("L") == 117
     moved = operation("original", "translate_x").change(picture, canvas, 0.5)
     assert np.asarray(moved)[0].tolist() == [7, 7, 117, 117]
 

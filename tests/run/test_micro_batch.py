@@ -154,6 +154,14 @@ def test_free_memory_decides(
     assert read_json(result.run / "environment.json")["micro_batch"] == f"{found} of 4"
 
 
+def test_pictures_on_the_device_take_their_part(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _memory(monkeypatch, 4 + 10 * 20 * 24 * 3 / 1000)
+    result = train(experiment, ["trainer.max_steps=2", "data.on_device={}"])
+    assert read_json(result.run / "environment.json")["micro_batch"] == "2 of 4"
+
+
 @pytest.mark.parametrize(("now", "found"), [(100, 2), (2, 2), (1.5, 1)])
 def test_a_resumed_run_is_cut_as_before(
     experiment: Path, monkeypatch: pytest.MonkeyPatch, now: float, found: int

@@ -149,6 +149,11 @@ def _advice(
     supply += f"{pictures:,.0f} images/s"
     if experiment is None or rates["training"] is None:
         return None, f"{supply}; {why_no_model}"
+    if experiment.data.on_device is not None:
+        return "model", (
+            "the training pictures are held where the model is, and augmented there "
+            "(data.on_device): the bottleneck is the model, and what it leaves to augmentation"
+        )
     stages = {"pictures": pictures, "model": rates["training"]}
     if rates["transfer"] is not None:
         stages["transfer"] = rates["transfer"]
@@ -172,6 +177,7 @@ def _faster_pictures(experiment: Experiment) -> str:
         ways.append("leave it to data.cache, which has them decoded from the second epoch on")
     if data.decoding == "full" and data.preprocessing == "modern":
         ways.append('set data.decoding to "fast"')
+    ways.append("hold small pictures where the model is (data.on_device)")
     return ", or ".join(ways)
 
 

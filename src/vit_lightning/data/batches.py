@@ -15,16 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from vit_lightning.data.draws import pair_generator, sample_generator
-from vit_lightning.data.mixing import Mixing
+from vit_lightning.data.draws import sample_generator
+from vit_lightning.data.mixing import Mixing, draw_pairs
 from vit_lightning.data.pictures import PictureError, Pictures, Pixels
 from vit_lightning.data.ring import SharedRing
 from vit_lightning.data.stream import Sample
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.data.views import TrainView
 from vit_lightning.errors import InputError
-
-_DRAWS = 5  # numbers that say how a pair is mixed
 
 
 class RawBatch:
@@ -254,12 +252,8 @@ class TrainDataset(PictureDataset):
         """
         batch = _BatchInPlace(len(samples), self)
         indices = [self._add(batch, sample) for sample in samples]
-        draws = np.empty((0, _DRAWS), dtype=np.float32)
-        if self.mixing is not None:
-            size = self.preprocessing.image_size
-            firsts = [pair_generator(self.seed, *sample) for sample in samples[::2]]
-            draws = np.stack([self.mixing.draw(generator, size) for generator in firsts])
-        return self._finished(batch, indices, draws)
+        size = self.preprocessing.image_size
+        return self._finished(batch, indices, draw_pairs(self.mixing, self.seed, samples, size))
 
     def _add(self, batch: _BatchInPlace, sample: Sample) -> int:
         """Put a sample into the batch; returns the index of the picture that it shows."""
@@ -302,13 +296,13 @@ class EvalDataset(PictureDataset):
         """
         batch = _BatchInPlace(len(indices), self)
         kept = [index for index in indices if batch.add(index, partial(self._look, index))]
-        return self._finished(batch, kept, np.empty((0, _DRAWS), dtype=np.float32))
+        return self._finished(batch, kept, draw_pairs(None, 0, [], self.preprocessing.image_size))
 
     def _look(self, index: int) -> Pixels:
         return self.preprocessing.pixels(self.pictures.open(index))
 
 
-def as_is(batch: RawBatch) -> RawBatch:
+def as_is(batch: Any) -> Any:
     """The batch, for loaders that want to assemble one."""
     return batch
 

@@ -8,14 +8,18 @@ from typing import Any
 
 import lightning as L  # the project's own convention for its import
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vit_lightning.console import printable, say
 from vit_lightning.data.batches import EvalDataset, RawBatch, TrainDataset
 from vit_lightning.data.draws import balanced_order
+from vit_lightning.data.held import held_size, hold
+from vit_lightning.data.held_looks import HeldBatch, HeldDataset
+from vit_lightning.data.held_views import HeldView
 from vit_lightning.data.lent import ReusedMemory
-from vit_lightning.data.loader import PictureLoader, StreamLoader
+from vit_lightning.data.loader import LookLoader, PictureLoader, StreamLoader
 from vit_lightning.data.mixing import Mixing, mix_pairs, soft_targets
 from vit_lightning.data.pictures import PictureError, Pictures
 from vit_lightning.data.splits import Splits
@@ -24,7 +28,7 @@ from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.data.unreadable import all_unreadable
 from vit_lightning.data.views import TrainView
 from vit_lightning.errors import InputError
-from vit_lightning.settings import DataSettings
+from vit_lightning.settings import DataSettings, OnDeviceSettings
 
 Batch = tuple[Tensor, Tensor]
 
@@ -179,6 +183,7 @@ class TrainData(EvalData):
             else None
         )
         self.unreadable_in_training: set[int] = set()
+        self._look: HeldView | None = None
 
     def stream(self, rank: int, world_size: int) -> StreamBatchSampler:
         """The order in which one of several ranks reads the training pictures."""
@@ -208,18 +213,53 @@ class TrainData(EvalData):
             if pictures is not None:
                 ShardSampler(len(pictures), 0, world_size)
 
-    def train_dataloader(self) -> StreamLoader:
+    def train_dataloader(self) -> StreamLoader | LookLoader:
         """The stream of this rank; a resumed run starts where its checkpoint says."""
+        view = TrainView(self.preprocessing, self.settings.augmentation)
+        stream = self.stream(*self._place())
+        if self.settings.on_device is not None:
+            return self._look_loader(self.settings.on_device, view, stream)
         dataset = TrainDataset(
             self.splits.train,
-            TrainView(self.preprocessing, self.settings.augmentation),
+            view,
             self.seed,
             mixing=self.mixing,
             skip_unreadable=self.settings.on_bad_image == "skip",
         )
-        loader = StreamLoader(dataset, self.stream(*self._place()), **self._options())
+        loader = StreamLoader(dataset, stream, **self._options())
         self._loaders.append(loader)
         return loader
+
+    def _look_loader(
+        self, settings: OnDeviceSettings, view: TrainView, stream: StreamBatchSampler
+    ) -> LookLoader:
+        """Read the training pictures onto the device, unless they are there, and draw looks."""
+        train = self.splits.train
+        if self._look is None:
+            held = hold(
+                train,
+                settings,
+                self.preprocessing.in_channels,
+                self.trainer.strategy.root_device if self.trainer else torch.device("cpu"),
+                workers=self.workers,
+                skip_unreadable=self.settings.on_bad_image == "skip",
+            )
+            self._look = HeldView(held, view)
+        dataset = HeldDataset(self._look.held, train.labels, view, self.seed, mixing=self.mixing)
+        return LookLoader(dataset, stream, **self._options())
+
+    def teardown(self, stage: str) -> None:
+        """Leave the device's memory to what comes after the training."""
+        self._look = None
+
+    @property
+    def held_nbytes(self) -> int:
+        """Of the device's memory, what the training pictures take or will take."""
+        settings = self.settings.on_device
+        if settings is None:
+            return 0
+        height, width = held_size(self.splits.train, settings)
+        return len(self.splits.train) * height * width * self.preprocessing.in_channels
 
     def _all_pictures(self) -> dict[str, Pictures]:
         splits = {"train": self.splits.train, "val": self.splits.val, "test": self.splits.test}
@@ -246,9 +286,12 @@ class TrainData(EvalData):
         """The validation pictures of this rank; the workers stay for the next validation."""
         return self._eval_loader(persistent_workers=self.workers > 0)
 
-    def on_after_batch_transfer(self, batch: RawBatch, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: RawBatch | HeldBatch, dataloader_idx: int) -> Batch:
         """Finish a batch where the model is: (images, labels or, where mixed, soft targets)."""
         assert self.trainer is not None  # whose hook this is
+        if isinstance(batch, HeldBatch):
+            assert self._look is not None  # without which there are no looks
+            batch = self._look(batch)
         if not self.trainer.training:
             return super().on_after_batch_transfer(batch, dataloader_idx)
         _note(self.unreadable_in_training, batch, self.splits.train)

@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch.utils.data import DataLoader
 
 from vit_lightning.data.batches import PictureDataset, RawBatch, TrainDataset, UnderWay, as_is
+from vit_lightning.data.held_looks import HeldDataset
 from vit_lightning.data.ring import SharedRing
 from vit_lightning.data.stream import StreamBatchSampler
 
@@ -20,6 +21,8 @@ _DEAD_WORKER = re.compile(r"DataLoader worker.*?\(pid(?:\(s\))? ([\d, ]+)\)")
 # model gets.
 _PREFETCHED = 2
 _PLACES = _PREFETCHED + 2
+
+_DEATH_IS_TOLD = 5.0  # seconds after a worker's death, at the latest
 
 
 class PictureLoader(DataLoader[RawBatch]):
@@ -53,9 +56,10 @@ class PictureLoader(DataLoader[RawBatch]):
         """What to say about an error if it is the death of one of this loader's workers."""
         said = str(error)
         if not isinstance(error, RuntimeError):
-            # What the dead worker had promised to send did not come: its death is told at once.
+            # What the dead worker had promised to send did not come: its death is told at once, or
+            # on a busy machine soon, by a signal that ends the sleep.
             try:
-                time.sleep(0.2)
+                time.sleep(_DEATH_IS_TOLD)
             except RuntimeError as told:
                 said = str(told)
         found = _DEAD_WORKER.search(said)
@@ -72,7 +76,7 @@ class PictureLoader(DataLoader[RawBatch]):
         )
 
 
-class StreamLoader(PictureLoader):
+class _OfStream(DataLoader[Any]):
     """A loader over a :class:`StreamBatchSampler` whose state is the step it has reached.
 
     Lightning stores the state in every checkpoint and hands it back on resume. Counted are the
@@ -82,15 +86,13 @@ class StreamLoader(PictureLoader):
         waited: seconds spent waiting for batches so far.
     """
 
-    def __init__(self, dataset: TrainDataset, sampler: StreamBatchSampler, **options: Any) -> None:
-        super().__init__(dataset, sampler.most, batch_sampler=sampler, **options)
-        self._stream = sampler
-        self._handed_out = 0
-        self.waited = 0.0
+    batch_sampler: StreamBatchSampler
+    waited = 0.0
+    _handed_out = 0
 
-    def __iter__(self) -> Iterator[RawBatch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Batches from the state's step on, timed."""
-        self._handed_out = self._stream.start_step * self._stream.micro_batches_per_step
+        self._handed_out = self.batch_sampler.start_step * self.batch_sampler.micro_batches_per_step
         batches = super().__iter__()
         while True:
             start = time.perf_counter()
@@ -103,8 +105,34 @@ class StreamLoader(PictureLoader):
 
     def state_dict(self) -> dict[str, int]:
         """The next step: checkpoints are written between steps."""
-        return {"step": self._handed_out // self._stream.micro_batches_per_step}
+        return {"step": self._handed_out // self.batch_sampler.micro_batches_per_step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Start the next iteration at the state's step."""
-        self._stream.start_step = state["step"]
+        self.batch_sampler.start_step = state["step"]
+
+
+class StreamLoader(_OfStream, PictureLoader):
+    """Pictures of the training stream.
+
+    Args:
+        dataset: what assembles the batches.
+        sampler: the stream.
+        **options: of torch's loader.
+    """
+
+    def __init__(self, dataset: TrainDataset, sampler: StreamBatchSampler, **options: Any) -> None:
+        super().__init__(dataset, sampler.most, batch_sampler=sampler, **options)
+
+
+class LookLoader(_OfStream):
+    """Looks of held pictures, of the training stream.
+
+    Args:
+        dataset: what draws them.
+        sampler: the stream.
+        **options: of torch's loader.
+    """
+
+    def __init__(self, dataset: HeldDataset, sampler: StreamBatchSampler, **options: Any) -> None:
+        super().__init__(dataset, batch_sampler=sampler, collate_fn=as_is, **options)

@@ -5,6 +5,7 @@ So a batch may be cut between any two pairs, for micro-batches or ranks, and not
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vit_lightning.data.draws import pair_generator
+from vit_lightning.data.stream import Sample
 from vit_lightning.models.config import Size
 
 _UNMIXED = (1.0, 0, 0, 0, 0)
@@ -68,6 +71,16 @@ def _cutmix(kept: float, size: Size, generator: np.random.Generator) -> tuple[fl
         return _UNMIXED
     weight = 1 - (bottom - top) * (right - left) / (height * width)
     return weight, top, left, bottom, right
+
+
+def draw_pairs(
+    mixing: Mixing | None, seed: int, samples: Sequence[Sample], image_size: Size
+) -> NDArray[np.float32]:
+    """(B/2, 5) how the neighbours of a batch are mixed; (0, 5) if they are not."""
+    if mixing is None:
+        return np.empty((0, 5), dtype=np.float32)
+    firsts = [pair_generator(seed, *sample) for sample in samples[::2]]
+    return np.stack([mixing.draw(generator, image_size) for generator in firsts])
 
 
 def mix_pairs(images: Tensor, targets: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,9 +39,9 @@ class Canvas:
     fill: tuple[int, int, int]
     resample: Image.Resampling
 
-    def colour(self, picture: Image.Image) -> int | tuple[int, int, int]:
-        """The fill as the mode of the picture has it."""
-        if picture.mode != "L":
+    def colour(self, mode: str) -> int | tuple[int, int, int]:
+        """The fill as a picture of mode ``L`` or ``RGB`` has it."""
+        if mode != "L":
             return self.fill
         red, green, blue = self.fill
         return round(0.299 * red + 0.587 * green + 0.114 * blue)  # ITU-R 601-2, Pillow's luma
@@ -85,7 +85,7 @@ class Warp:
 
     def __call__(self, picture: Image.Image, canvas: Canvas, *values: float) -> Image.Image:
         """The moved picture."""
-        matrix, colour = self.matrix(picture.size, *values), canvas.colour(picture)
+        matrix, colour = self.matrix(picture.size, *values), canvas.colour(picture.mode)
         kind = Image.Transform.AFFINE
         return picture.transform(picture.size, kind, matrix, canvas.resample, fillcolor=colour)
 
@@ -162,7 +162,7 @@ def cutout_box(
 
 def _cutout(picture: Image.Image, canvas: Canvas, *values: float) -> Image.Image:
     result = picture.copy()
-    result.paste(canvas.colour(picture), cutout_box(picture.size, *values))
+    result.paste(canvas.colour(picture.mode), cutout_box(picture.size, *values))
     return result
 
 

@@ -127,7 +127,7 @@ class Preprocessing:
         """
         if self.mode in ("crop", "squash"):
             return self._centre(picture)
-        return self.region(picture, self._seen(picture.size))
+        return self.region(picture, self.seen(picture.size))
 
     def region(self, picture: OpenPicture, region: Region) -> Pixels:
         """A region of a picture, resized by the filter of this mode; returns as ``pixels``."""
@@ -186,7 +186,7 @@ class Preprocessing:
         channel. A map over the model's patches covers exactly this part.
         """
         left, top, right, bottom = (
-            round(edge) for edge in self._seen((picture.height, picture.width))
+            round(edge) for edge in self.seen((picture.height, picture.width))
         )
         picture = picture.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
         scale = side / max(picture.size)
@@ -194,14 +194,8 @@ class Preprocessing:
         picture = self._colours(picture).resize((width, height), Image.Resampling.BICUBIC)
         return np.asarray(picture.convert("RGB"))
 
-    def in_mode(self, mode: Mode) -> "Preprocessing":
-        """The plain geometry of another mode, normalised as these weights know it."""
-        if mode == self.mode:
-            return self
-        return Preprocessing(mode, self.image_size, self.in_channels, self.mean, self.std)
-
-    def _seen(self, size: Size) -> Region:
-        """The part of a picture of ``size`` that reaches the model."""
+    def seen(self, size: Size) -> Region:
+        """The part of a picture of ``size``, (height, width), that reaches the model."""
         height, width = size
         if self.mode == "paper":
             return 0, 0, width, height
@@ -217,13 +211,19 @@ class Preprocessing:
             bottom * height / full_height,
         )
 
+    def in_mode(self, mode: Mode) -> "Preprocessing":
+        """The plain geometry of another mode, normalised as these weights know it."""
+        if mode == self.mode:
+            return self
+        return Preprocessing(mode, self.image_size, self.in_channels, self.mean, self.std)
+
     def _centre(self, picture: OpenPicture) -> NDArray[np.uint8]:
         """The centre of the resized picture, of ``crop`` and ``squash``."""
         height, width = picture.size
         full = self._full_size(picture.size)
         if full[0] * full[1] > _MOST_PIXELS:
             # A sliver. This is the same but for rounding to whole levels, and costs no memory.
-            return self._filtered(picture, self._seen(picture.size), self.image_size)
+            return self._filtered(picture, self.seen(picture.size), self.image_size)
         left, top, right, bottom = _centre_box(full, self.image_size)
         return self._filtered(picture, (0, 0, width, height), full)[top:bottom, left:right]
 

@@ -50,6 +50,7 @@ def choose_micro_batch(
     free = _free_bytes(device, world_size)
     if free is None:
         return data.stream(0, world_size).most
+    free -= data.held_nbytes
     if device.type != "cpu":
         free -= sum(parameter.nbytes for parameter in task.model.parameters())
     bound, whole = bound_footprint(task.model, experiment.optim), data.stream(0, world_size).most

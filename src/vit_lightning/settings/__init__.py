@@ -8,7 +8,7 @@ from vit_lightning.settings.augmentation import (
     RandAugmentSettings,
 )
 from vit_lightning.settings.base import Settings
-from vit_lightning.settings.data import CacheSettings, DataSettings
+from vit_lightning.settings.data import CacheSettings, DataSettings, OnDeviceSettings
 from vit_lightning.settings.model import ModelSettings
 from vit_lightning.settings.optim import OptimSettings
 from vit_lightning.settings.trainer import TrainerSettings
@@ -22,6 +22,7 @@ __all__ = [
     "DataSettings",
     "LoRASettings",
     "ModelSettings",
+    "OnDeviceSettings",
     "OptimSettings",
     "RandAugmentSettings",
     "Settings",

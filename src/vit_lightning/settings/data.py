@@ -27,6 +27,18 @@ class CacheSettings(Settings):
     folder: Annotated[str | None, Field(description="null: the user's cache folder")] = None
 
 
+class OnDeviceSettings(Settings):
+    """Training pictures held where the model is, and augmented there."""
+
+    side: Annotated[
+        PositiveInt | None,
+        Field(
+            description="height and width, in pixels, that every picture is scaled to; crops keep "
+            "its own aspect ratio; null: all have one size and are held as they are"
+        ),
+    ] = None
+
+
 class DataSettings(Settings):
     """Which pictures, how many at once, and what is done to them."""
 
@@ -95,6 +107,13 @@ class DataSettings(Settings):
     ] = "full"
     cache: Annotated[
         CacheSettings | None, Field(description="keep decoded pictures; {} for the defaults")
+    ] = None
+    on_device: Annotated[
+        OnDeviceSettings | None,
+        Field(
+            description="hold the training pictures where the model is, as one array of 8 bits, "
+            "and augment them there; {} for the defaults"
+        ),
     ] = None
     on_bad_image: Annotated[
         Literal["error", "skip"],
