@@ -289,18 +289,22 @@ class TrainData(EvalData):
     def on_after_batch_transfer(self, batch: RawBatch | HeldBatch, dataloader_idx: int) -> Batch:
         """Finish a batch where the model is: (images, labels or, where mixed, soft targets)."""
         assert self.trainer is not None  # whose hook this is
+        if isinstance(batch, RawBatch) and not self.trainer.training:
+            return super().on_after_batch_transfer(batch, dataloader_idx)
+        return self._as_the_model_is(self.finished(batch))
+
+    def finished(self, batch: RawBatch | HeldBatch) -> Batch:
+        """A training batch, where the model is, as it enters the model, but for its precision."""
         if isinstance(batch, HeldBatch):
             assert self._look is not None  # without which there are no looks
             batch = self._look(batch)
-        if not self.trainer.training:
-            return super().on_after_batch_transfer(batch, dataloader_idx)
         _note(self.unreadable_in_training, batch, self.splits.train)
         images, targets = self._finished(batch)
         if self.mixing is not None:
             if targets.dim() == 1:
                 targets = soft_targets(targets, len(self.splits.classes))
             images, targets = mix_pairs(images, targets, batch.mixing)
-        return self._as_the_model_is((images, targets))
+        return images, targets
 
 
 def _note(known: set[int], batch: RawBatch, pictures: Pictures) -> None:
