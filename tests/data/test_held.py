@@ -293,6 +293,24 @@ def test_large_batches_are_resized_piece_by_piece(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(held_batch(photographs(), view_of()).pixels, whole)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("mode", ["modern", "paper"])
+def test_a_gpu_makes_the_same_of_them(mode: Mode) -> None:
+    pictures, gpu = photographs(), torch.device("cuda", 0)
+    options = {"randaugment": {"magnitude": 9, "levels": "increasing"}, "color_jitter": 0.3}
+    view = view_of(mode, crop="modern", erasing=0.5, degrees=10, **options)
+    found = []
+    for device in (CPU, gpu):
+        held = hold(pictures, OnDeviceSettings(), 3, device)
+        batch = HeldDataset(held, pictures.labels, view, seed=5).__getitems__(SAMPLES)
+        found.append(HeldView(held, view)(batch.pin_memory().to(gpu) if device == gpu else batch))
+    on_cpu, on_gpu = found
+    assert on_gpu.pixels.device == on_gpu.labels.device == gpu
+    off = (on_gpu.pixels.cpu().float() - on_cpu.pixels.float()).abs()
+    assert (off > 2).float().mean() < 0.02
+    assert off.mean() < 0.2
+
+
 def test_looks_travel_without_the_pictures() -> None:
     loader = look_loader(0)
     dataset = loader.dataset
