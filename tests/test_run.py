@@ -2,9 +2,11 @@
 
 import csv
 import dataclasses
+import gc
 import json
 import math
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 
 from run_files import read_events, read_rows, read_weights
 from vit_lightning.assess import Assessment, evaluate
+from vit_lightning.data import datamodule
 from vit_lightning.data.datamodule import TrainData
 from vit_lightning.data.folder import open_folder
 from vit_lightning.data.transforms import Preprocessing
@@ -567,7 +570,50 @@ def test_unreadable_pictures_are_left_out_on_the_device_too(
     with pytest.raises(InputError, match=r"1 picture of 16 cannot be read.*\n.*3\.png"):
         train(write(tiny, data=data))
     result = train(write(tiny, data=data | {"on_bad_image": "skip"}))
-    assert checkpoint_step(result.run / "last.ckpt") == 4
+    told = json.loads((result.run / "result.json").read_text())
+    assert told["unreadable"]["train"] == ["train/cat/3.png"]
+
+
+def test_scaled_pictures_on_the_device_are_refused_where_that_would_be_seen(
+    write: Write, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"on_device": {"side": 12}}
+    with pytest.raises(InputError, match=r"on_device\.side: the paper's.*preprocessing modern"):
+        train(write(tiny, data=data | {"preprocessing": "paper"}))
+    train(write(tiny, data=data | {"preprocessing": "modern"}))
+    said = "".join(capsys.readouterr())
+    assert "data.on_device.side: 12 pixels are enlarged for a model of 16" in said
+
+
+def test_no_room_on_the_device_is_said_before_anything_is_made(
+    write: Write, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vit_lightning.data.held.free_memory", lambda: 100)
+    with pytest.raises(InputError, match="training pictures of 20 x 24 px"):
+        train(write(tiny, data={"on_device": {}}))
+    assert not (tmp_path / "runs" / "tiny").exists()
+
+
+def test_the_device_is_left_to_what_comes_after_the_training(
+    write: Write, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[Any]] = []
+    hold = datamodule.hold
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        found = hold(*arguments, **options)
+        held.append(weakref.ref(found.levels))
+        return found
+
+    def conclude(*_: Any) -> Any:
+        gc.collect()
+        assert [reference() for reference in held] == [None]
+        raise InputError("seen")
+
+    monkeypatch.setattr(datamodule, "hold", noted)
+    monkeypatch.setattr("vit_lightning.run.conclude", conclude)
+    with pytest.raises(InputError, match="seen"):
+        train(write(tiny, data={"on_device": {}}))
 
 
 def test_the_weights_that_a_run_starts_from_are_not_written_over(

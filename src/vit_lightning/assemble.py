@@ -160,7 +160,11 @@ def open_given(experiment: Experiment, path: Path) -> Labelled:
 def train_data(
     experiment: Experiment, splits: Splits, preprocessing: Preprocessing, num_steps: int
 ) -> TrainData:
-    """The training stream and validation of an experiment."""
+    """The training stream and validation of an experiment.
+
+    Raises:
+        InputError: settings that do not go with the labels or the preprocessing.
+    """
     if experiment.data.sampling == "balanced" and splits.multi_label:
         raise InputError(
             "data.sampling: balanced sampling is for pictures of one label each; set it to uniform"
@@ -173,6 +177,7 @@ def train_data(
             f"{preprocessing.mode} the crop is {crop}; set data.augmentation.crop to modern, or "
             f"remove it"
         )
+    _check_side(experiment, preprocessing)
     wanted = experiment.trainer.micro_batch
     return TrainData(
         splits,
@@ -182,6 +187,20 @@ def train_data(
         micro_batch=None if wanted == "auto" else wanted,
         seed=experiment.seed,
     )
+
+
+def _check_side(experiment: Experiment, preprocessing: Preprocessing) -> None:
+    """Check that pictures are held finely enough for what is made of them."""
+    settings = experiment.data.on_device
+    if settings is None or settings.side is None:
+        return
+    if preprocessing.mode == "paper":
+        raise InputError(
+            "data.on_device.side: the paper's preprocessing, without anti-aliasing, would show "
+            "that pictures were scaled; train with data.preprocessing modern, or set "
+            "data.on_device to null"
+        )
+    _note_enlarged("data.on_device.side", settings.side, preprocessing)
 
 
 def eval_data(
@@ -220,6 +239,11 @@ def check_decoding(experiment: Experiment, preprocessing: Preprocessing) -> None
             "data.preprocessing modern)"
         )
     kept = None if data.cache is None else data.cache.shorter_side
+    if kept is not None:
+        _note_enlarged("data.cache.shorter_side", kept, preprocessing)
+
+
+def _note_enlarged(setting: str, side: int, preprocessing: Preprocessing) -> None:
     seen = min(preprocessing.image_size)
-    if kept is not None and kept < seen:
-        say_notes([f"data.cache.shorter_side: {kept} pixels are enlarged for a model of {seen}"])
+    if side < seen:
+        say_notes([f"{setting}: {side} pixels are enlarged for a model of {seen}"])

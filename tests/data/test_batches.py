@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.pytorch.plugins.precision import HalfPrecision
 from PIL import Image
 
 from vit_lightning.data.batches import EvalDataset, RawBatch, TrainDataset
-from vit_lightning.data.datamodule import EvalData
+from vit_lightning.data.datamodule import EvalData, TrainData
 from vit_lightning.data.loader import PictureLoader, StreamLoader
 from vit_lightning.data.mixing import Mixing
 from vit_lightning.data.pictures import ArrayPictures, OpenPicture, PictureError, PictureFiles
@@ -20,7 +21,7 @@ from vit_lightning.data.stream import StreamBatchSampler
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.data.views import TrainView
 from vit_lightning.errors import InputError
-from vit_lightning.settings import AugmentationSettings, DataSettings
+from vit_lightning.settings import AugmentationSettings, DataSettings, OnDeviceSettings
 
 COUNT = 11
 VARIED = {"degrees": 10, "translate": 0.1, "scale": 0.1}
@@ -235,6 +236,21 @@ def test_a_worker_that_dies_names_the_picture() -> None:
     except InputError as error:
         message = str(error)
     assert "a loading process died while it read toy/00005 (" in message
+    assert "lower data.workers (now 2)" in message
+
+
+def test_a_worker_that_dies_while_pictures_are_read_onto_the_device() -> None:
+    pictures = toy_pictures()
+    splits: Any = Namespace(train=Deadly(pictures.pixels, pictures.labels, "toy"), val=pictures)
+    settings = DataSettings(name="digits", workers=2, on_device=OnDeviceSettings())
+    data = TrainData(splits, Preprocessing("modern", 8), settings, num_steps=1)
+    message = "nothing was raised"
+    try:
+        with data.naming_pictures():
+            data.train_dataloader()
+    except InputError as error:
+        message = str(error)
+    assert "a loading process died (" in message
     assert "lower data.workers (now 2)" in message
 
 

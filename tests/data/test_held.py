@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_images
 from vit_lightning.data import held as held_module
 from vit_lightning.data.batches import RawBatch, TrainDataset
 from vit_lightning.data.decoding import FastPictures
-from vit_lightning.data.held import HeldPictures, hold
+from vit_lightning.data.held import HeldPictures, hold, reserve
 from vit_lightning.data.held_looks import HeldBatch, HeldDataset, _as_numbers
 from vit_lightning.data.held_operations import OPERATIONS
 from vit_lightning.data.held_views import HeldView
@@ -213,8 +213,10 @@ def test_a_loader_goes_on_where_its_state_says() -> None:
 def test_a_batch_goes_to_the_device_but_for_what_is_said_of_it() -> None:
     batch = next(iter(look_loader(0)))
     moved = batch.to(torch.device("meta"))
-    assert {part.device.type for part in tensors(moved)} == {"meta", "cpu"}
-    assert moved.unreadable.device == CPU
+    unreadable, *others = tensors(moved)
+    assert unreadable is moved.unreadable
+    assert unreadable.device == CPU
+    assert {part.device.type for part in others} == {"meta"}
     assert [step.kind for step in moved.steps] == [step.kind for step in batch.steps]
 
 
@@ -280,11 +282,20 @@ def test_no_readable_picture_is_an_error(tmp_path: Path) -> None:
 def test_too_many_pictures_for_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = COUNT * 36 * 30 * 3
     monkeypatch.setattr(held_module, "free_memory", lambda: int(needed / 0.8) + 1)
-    held = hold(photographs(), OnDeviceSettings(), 3, CPU)
-    assert held.levels.nbytes == needed
+    settings = OnDeviceSettings()
+    assert reserve(photographs(), settings, 3, CPU) == needed
+    assert hold(photographs(), settings, 3, CPU).levels.nbytes == needed
+    with pytest.raises(InputError, match=r"0 GB are free for each process: lower data\.on_device"):
+        reserve(photographs(), settings, 3, CPU, world_size=2)
     monkeypatch.setattr(held_module, "free_memory", lambda: int(needed / 0.8) - 10)
     with pytest.raises(InputError, match=r"8 training pictures of 36 x 30 px take 0\.0 GB.*side"):
-        hold(photographs(), OnDeviceSettings(), 3, CPU)
+        reserve(photographs(), settings, 3, CPU)
+
+
+@pytest.mark.parametrize("side", [1 << 20, 2**31 - 1])
+def test_more_than_can_be_had_is_no_traceback(side: int) -> None:
+    with pytest.raises(InputError, match=r"training pictures of \d+ x \d+ px take [\d,.]+ GB"):
+        hold(photographs(), OnDeviceSettings(side=side), 3, CPU)
 
 
 def test_large_batches_are_resized_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:

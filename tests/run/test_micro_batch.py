@@ -73,6 +73,7 @@ def _fail(monkeypatch: pytest.MonkeyPatch, where: str, step: int, cuts: int) -> 
     monkeypatch.setattr(VisionTask, hook, fail)
 
 
+@pytest.mark.parametrize("on_device", ["null", "{}"])
 @pytest.mark.parametrize(
     ("where", "step"),
     [
@@ -91,10 +92,12 @@ def test_a_run_goes_on_with_smaller_micro_batches(
     capsys: pytest.CaptureFixture[str],
     where: str,
     step: int,
+    on_device: str,
 ) -> None:
-    straight = train(experiment, ["trainer.micro_batch=2"])
+    pictures = f"data.on_device={on_device}"
+    straight = train(experiment, ["trainer.micro_batch=2", pictures])
     _fail(monkeypatch, where, step, cuts=1)
-    result = train(experiment)
+    result = train(experiment, [pictures])
     said = capsys.readouterr().out
     assert f"too small for 4 pictures at once: on from step {step} with 2\n" in said
     assert read_json(result.run / f"environment-from-{step}.json")["micro_batch"] == "2 of 4"

@@ -77,9 +77,18 @@ def _column(path: Path, name: str) -> list[str]:
 
 
 @pytest.mark.timeout(TIME_LIMIT + 60)
-@pytest.mark.parametrize("adapt", [{}, {"method": "lora", "head_first_steps": 2}])
-def test_two_processes_are_as_one(tmp_path: Path, adapt: dict[str, Any]) -> None:
-    values = EXPERIMENT | {"adapt": adapt}
+@pytest.mark.parametrize(
+    ("adapt", "data"),
+    [
+        ({}, {}),
+        ({"method": "lora", "head_first_steps": 2}, {}),
+        ({}, {"on_device": {}}),
+    ],
+)
+def test_two_processes_are_as_one(
+    tmp_path: Path, adapt: dict[str, Any], data: dict[str, Any]
+) -> None:
+    values = EXPERIMENT | {"adapt": adapt, "data": EXPERIMENT["data"] | data}
     if adapt:  # what is not trained, or not at first, no process may wait for in vain
         weights = tmp_path / "weights.safetensors"
         torch.manual_seed(0)

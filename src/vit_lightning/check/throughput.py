@@ -143,17 +143,18 @@ def _advice(
     rates: Rates, experiment: Experiment | None, why_no_model: str
 ) -> tuple[str | None, str]:
     """What limits a training, and the setting to change."""
+    if experiment is not None and experiment.data.on_device is not None:
+        return None, (
+            "training pictures are held and augmented where the model is (data.on_device), so that "
+            "reading them limits nothing; if a run's train/data_wait_share is large, drawing does: "
+            "raise data.workers"
+        )
     processes = max(rates["workers"], 1)
     pictures = rates["decode_per_core"] * processes
     supply = f"{processes} {'process' if processes == 1 else 'processes'} can supply about "
     supply += f"{pictures:,.0f} images/s"
     if experiment is None or rates["training"] is None:
         return None, f"{supply}; {why_no_model}"
-    if experiment.data.on_device is not None:
-        return "model", (
-            "the training pictures are held where the model is, and augmented there "
-            "(data.on_device): the bottleneck is the model, and what it leaves to augmentation"
-        )
     stages = {"pictures": pictures, "model": rates["training"]}
     if rates["transfer"] is not None:
         stages["transfer"] = rates["transfer"]

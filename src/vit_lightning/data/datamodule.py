@@ -15,11 +15,17 @@ from torch import Tensor
 from vit_lightning.console import printable, say
 from vit_lightning.data.batches import EvalDataset, RawBatch, TrainDataset
 from vit_lightning.data.draws import balanced_order
-from vit_lightning.data.held import held_size, hold
+from vit_lightning.data.held import hold, reserve
 from vit_lightning.data.held_looks import HeldBatch, HeldDataset
 from vit_lightning.data.held_views import HeldView
 from vit_lightning.data.lent import ReusedMemory
-from vit_lightning.data.loader import LookLoader, PictureLoader, StreamLoader
+from vit_lightning.data.loader import (
+    LookLoader,
+    PictureLoader,
+    StreamLoader,
+    describe_death,
+    told_death,
+)
 from vit_lightning.data.mixing import Mixing, mix_pairs, soft_targets
 from vit_lightning.data.pictures import PictureError, Pictures
 from vit_lightning.data.splits import Splits
@@ -78,10 +84,10 @@ class EvalData(L.LightningDataModule):
             # torch has rebuilt a worker's error from its formatted traceback.
             raise InputError(str(error).rpartition("errors.InputError: ")[2]) from None
         except (RuntimeError, OSError, EOFError) as error:
-            words = [loader.last_words(error) for loader in self._loaders]
-            for said in filter(None, words):
-                raise InputError(said) from None
-            raise
+            said = told_death(error)
+            if said is None:
+                raise
+            raise InputError(describe_death(said, self._loaders, self.workers)) from None
 
     def kept(self) -> NDArray[np.int64]:
         """The indices of this rank's pictures, ascending, without those that cannot be read."""
@@ -252,14 +258,16 @@ class TrainData(EvalData):
         """Leave the device's memory to what comes after the training."""
         self._look = None
 
-    @property
-    def held_nbytes(self) -> int:
-        """Of the device's memory, what the training pictures take or will take."""
-        settings = self.settings.on_device
+    def reserve(self, device: torch.device, world_size: int) -> int:
+        """Bytes that the training pictures will take of a device's memory.
+
+        Raises:
+            InputError: there is not so much.
+        """
+        settings, channels = self.settings.on_device, self.preprocessing.in_channels
         if settings is None:
             return 0
-        height, width = held_size(self.splits.train, settings)
-        return len(self.splits.train) * height * width * self.preprocessing.in_channels
+        return reserve(self.splits.train, settings, channels, device, world_size)
 
     def _all_pictures(self) -> dict[str, Pictures]:
         splits = {"train": self.splits.train, "val": self.splits.val, "test": self.splits.test}

@@ -5,6 +5,7 @@ there they cost no reading and no copying: what travels for a batch are the numb
 drawn.
 """
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -86,13 +87,15 @@ def hold(
 
     Raises:
         PictureError: names a picture that cannot be read.
-        InputError: they take more memory than there is, or are of several sizes and the settings
-            name none.
+        InputError: there is no room for them, or they are of several sizes and the settings name
+            none.
     """
     height, width = size = held_size(pictures, settings)
     shape = len(pictures), height, in_channels, width
-    _check_room(shape, device)
-    levels = torch.empty(shape, dtype=torch.uint8, device=device)
+    try:
+        levels = torch.empty(shape, dtype=torch.uint8, device=device)
+    except RuntimeError as error:
+        raise InputError(_no_room(shape, device, str(error).splitlines()[0])) from None
     sizes = np.zeros((len(pictures), 2), dtype=np.int64)
     unreadable = set()
     squashed = _Squashed(pictures, size, in_channels)
@@ -147,17 +150,47 @@ class _Squashed(Dataset[_Read]):
         return _Read(np.ascontiguousarray(pixels.transpose(0, 2, 1)), (height, width), "")
 
 
-def _check_room(shape: tuple[int, ...], device: torch.device) -> None:
-    needed = int(np.prod(shape))
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+def reserve(
+    pictures: Pictures,
+    settings: OnDeviceSettings,
+    in_channels: int,
+    device: torch.device,
+    world_size: int = 1,
+) -> int:
+    """Bytes that pictures will take on a device.
+
+    Args:
+        pictures: the split.
+        settings: the size that they are scaled to, if they are.
+        in_channels: 3 for colour, 1 for luma.
+        device: where they will be held.
+        world_size: processes that hold them, each on a GPU of its own or all in the same memory.
+
+    Raises:
+        InputError: they take more than four fifths of what is free.
+    """
+    height, width = held_size(pictures, settings)
+    shape = len(pictures), height, in_channels, width
+    needed = math.prod(shape)
+    if device.type == "cuda":
+        free: int | None = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = free_memory()
+        free = None if free is None else free // world_size
     if free is not None and needed > _MOST_OF_FREE * free:
-        count, height, _, width = shape
-        raise InputError(
-            f"data.on_device: {count:,} training pictures of {height} x {width} px take "
-            f"{needed / 1e9:,.1f} GB, and of {device}'s memory {free / 1e9:,.1f} GB are free: "
-            "lower data.on_device.side, or set data.on_device to null, which reads pictures when "
-            "they are needed"
-        )
+        each = " for each process" if world_size > 1 else ""
+        raise InputError(_no_room(shape, device, f"{free / 1e9:,.1f} GB are free{each}"))
+    return needed
+
+
+def _no_room(shape: tuple[int, ...], device: torch.device, why: str) -> str:
+    count, height, _, width = shape
+    return (
+        f"data.on_device: {count:,} training pictures of {height} x {width} px take "
+        f"{math.prod(shape) / 1e9:,.1f} GB of {device}'s memory, and {why}: lower "
+        "data.on_device.side, or set data.on_device to null, which reads pictures when they are "
+        "needed"
+    )
 
 
 def _several_sizes(name: str, found: Size, first: Size) -> str:

@@ -1,7 +1,8 @@
 """The operations of ``operations`` on whole batches of 8-bit pictures, wherever these are.
 
 Each takes images (n, C, H, W) uint8 and values (n, k), and returns images. What Pillow computes is
-the measure: they differ from it by a level of 255 here and there, where it rounds in another way.
+the measure: they differ from it by a level of 255 here and there, where it rounds in another way,
+and by which of two equally near pixels is taken.
 """
 
 from collections.abc import Callable

@@ -29,7 +29,11 @@ class HeldView:
     view: TrainView
 
     def __call__(self, batch: HeldBatch) -> RawBatch:
-        """The batch as it would have come from files, but for rounding and the noise of erasing.
+        """The batch as the view makes it of whole pictures of the size that these are held at.
+
+        But for rounding: here and there a value differs by a level of 255, and where a picture is
+        moved to the nearest pixels, one of two that are equally near. The noise of erasing is
+        another.
 
         Args:
             batch: on the device of the held pictures.

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 from torch.utils.data import DataLoader
@@ -23,6 +23,38 @@ _PREFETCHED = 2
 _PLACES = _PREFETCHED + 2
 
 _DEATH_IS_TOLD = 5.0  # seconds after a worker's death, at the latest
+
+
+def told_death(error: Exception) -> str | None:
+    """Torch's words on loading processes that have died, if that is what an error comes from."""
+    said = str(error)
+    if not isinstance(error, RuntimeError):
+        # What the dead worker had promised to send did not come: its death is told at once, or on
+        # a busy machine soon, by a signal that ends the sleep.
+        try:
+            time.sleep(_DEATH_IS_TOLD)
+        except RuntimeError as told:
+            said = str(told)
+    return said.splitlines()[0] if _DEAD_WORKER.search(said) else None
+
+
+def describe_death(said: str, loaders: Sequence["PictureLoader"], workers: int) -> str:
+    """What to say of loading processes that have died, and what to do.
+
+    Args:
+        said: torch's words.
+        loaders: one of which they may have been of.
+        workers: how many there are.
+    """
+    found = _DEAD_WORKER.search(said)
+    pids = [int(pid) for pid in found[1].split(",")] if found else []
+    names = [name for loader in loaders for name in loader.was_reading(pids)]
+    reading = f" while it read {' and '.join(names)}" if names else ""
+    return (
+        f"a loading process died{reading} ({said}). Most often memory is short: lower "
+        f"data.workers (now {workers}); or a picture breaks its decoder: try data.workers=0 to "
+        "see, and remove it"
+    )
 
 
 class PictureLoader(DataLoader[RawBatch]):
@@ -52,28 +84,9 @@ class PictureLoader(DataLoader[RawBatch]):
         yield from super().__iter__()
         del ring
 
-    def last_words(self, error: Exception) -> str | None:
-        """What to say about an error if it is the death of one of this loader's workers."""
-        said = str(error)
-        if not isinstance(error, RuntimeError):
-            # What the dead worker had promised to send did not come: its death is told at once, or
-            # on a busy machine soon, by a signal that ends the sleep.
-            try:
-                time.sleep(_DEATH_IS_TOLD)
-            except RuntimeError as told:
-                said = str(told)
-        found = _DEAD_WORKER.search(said)
-        if found is None:
-            return None
-        pids = [int(pid) for pid in found[1].split(",")]
-        names = [self._source.pictures.name(index) for index in self._source.under_way.of(pids)]
-        if not names:
-            return None
-        return (
-            f"a loading process died while it read {' and '.join(names)} ({said.splitlines()[0]}). "
-            f"Most often memory is short: lower data.workers (now {self.num_workers}); or the "
-            f"picture breaks its decoder: try data.workers=0 to see, or remove it"
-        )
+    def was_reading(self, pids: Sequence[int]) -> list[str]:
+        """The pictures that workers of this loader were reading when they died, as far as known."""
+        return [self._source.pictures.name(index) for index in self._source.under_way.of(pids)]
 
 
 class _OfStream(DataLoader[Any]):

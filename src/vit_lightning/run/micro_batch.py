@@ -43,14 +43,18 @@ def choose_micro_batch(
         trainer: to ask for devices and precision.
         old: the folder of a run to go on with, whose cuts are taken again if they still fit: what
             dropout draws depends on them.
+
+    Raises:
+        InputError: the device has no room for the pictures that it is to hold.
     """
     world_size, device = trainer.world_size, trainer.strategy.root_device
+    reserved = data.reserve(device, world_size)
     if experiment.trainer.micro_batch != "auto":
         return data.stream(0, world_size).most
     free = _free_bytes(device, world_size)
     if free is None:
         return data.stream(0, world_size).most
-    free -= data.held_nbytes
+    free -= reserved
     if device.type != "cpu":
         free -= sum(parameter.nbytes for parameter in task.model.parameters())
     bound, whole = bound_footprint(task.model, experiment.optim), data.stream(0, world_size).most

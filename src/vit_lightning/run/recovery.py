@@ -42,9 +42,10 @@ def with_half(run: Run, trainer: Trainer, last: LastCheckpoint, said: str) -> Ru
     fixed = run.experiment.trainer.micro_batch != "auto" or trainer.world_size > 1
     whole = last.settled or run.last.exists()
     if fixed or half >= now or not whole:
+        held = " or data.on_device to null" if run.experiment.data.on_device else ""
         raise InputError(
             f"memory is too small for this: lower trainer.micro_batch (now {now}), or set "
-            f"trainer.activation_checkpointing to full. It said: {said}"
+            f"trainer.activation_checkpointing to full{held}. It said: {said}"
         )
     run.data.let_go()
     for parameter in run.task.parameters():
