@@ -16,7 +16,13 @@ from vit_lightning.data.batches import EvalDataset, RawBatch, TrainDataset
 from vit_lightning.data.datamodule import EvalData, TrainData
 from vit_lightning.data.loader import PictureLoader, StreamLoader
 from vit_lightning.data.mixing import Mixing
-from vit_lightning.data.pictures import ArrayPictures, OpenPicture, PictureError, PictureFiles
+from vit_lightning.data.pictures import (
+    ArrayPictures,
+    OpenPicture,
+    PictureError,
+    PictureFiles,
+    WholePicture,
+)
 from vit_lightning.data.stream import StreamBatchSampler
 from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.data.views import TrainView
@@ -237,6 +243,30 @@ def test_a_worker_that_dies_names_the_picture() -> None:
         message = str(error)
     assert "a loading process died while it read toy/00005 (" in message
     assert "lower data.workers (now 2)" in message
+
+
+class Nice(ArrayPictures):
+    """Pictures that show how far the process that reads them gives way to others."""
+
+    def open(self, index: int) -> OpenPicture:
+        return WholePicture(Image.new("RGB", (8, 8), (os.nice(0), 0, 0)))
+
+
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="no such system call")
+@pytest.mark.parametrize(("device", "given"), [("cpu", 10), ("cuda", 0)])
+def test_loading_gives_way_to_a_model_on_the_same_cores(device: str, given: int) -> None:
+    pictures = toy_pictures()
+    settings = DataSettings(name="digits", workers=1)
+    data = EvalData(
+        Nice(pictures.pixels, pictures.labels, "toy"), Preprocessing("modern", 8), settings
+    )
+    data.trainer = Namespace(  # type: ignore[assignment]
+        strategy=Namespace(root_device=torch.device(device)), global_rank=0, world_size=1
+    )
+    loader = data.predict_dataloader()
+    loader.pin_memory = False  # for which a GPU would be needed
+    (batch,) = loader
+    assert (batch.pixels[..., 0] == min(os.nice(0) + given, 19)).all()
 
 
 def test_a_worker_that_dies_while_pictures_are_read_onto_the_device() -> None:

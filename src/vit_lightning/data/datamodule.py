@@ -24,6 +24,7 @@ from vit_lightning.data.loader import (
     PictureLoader,
     StreamLoader,
     describe_death,
+    give_way,
     told_death,
 )
 from vit_lightning.data.mixing import Mixing, mix_pairs, soft_targets
@@ -148,8 +149,12 @@ class EvalData(L.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _options(self) -> dict[str, Any]:
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {"num_workers": self.workers, "pin_memory": on_gpu}
+        device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
+        return {
+            "num_workers": self.workers,
+            "pin_memory": device == "cuda",
+            "worker_init_fn": give_way if device == "cpu" else None,
+        }
 
 
 class TrainData(EvalData):

@@ -1,5 +1,6 @@
 """Loaders over batches that are assembled by the workers themselves."""
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,24 @@ _DEAD_WORKER = re.compile(r"DataLoader worker.*?\(pid(?:\(s\))? ([\d, ]+)\)")
 _PREFETCHED = 2
 _PLACES = _PREFETCHED + 2
 
+# Of a loading process beside a model on the CPU: more would leave it next to nothing of cores that
+# other programs keep busy.
+_NICENESS = 10
+
 _DEATH_IS_TOLD = 5.0  # seconds after a worker's death, at the latest
+
+
+def give_way(worker: int) -> None:
+    """Let the threads that compute go first, where they do so on the same cores.
+
+    These meet at the end of every operation: as long as one waits for a core that a loading process
+    has, all do. Loading then has the cores while the model waits for a batch, and what is left.
+
+    Args:
+        worker: the number of this loading process, as torch tells it.
+    """
+    if hasattr(os, "nice"):  # not on Windows
+        os.nice(_NICENESS)
 
 
 def told_death(error: Exception) -> str | None:
