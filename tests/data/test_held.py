@@ -1,6 +1,7 @@
 """Pictures held where the model is look as they do from files."""
 
 import pickle
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,25 @@ def test_workers_do_not_change_the_looks(workers: int, context: str) -> None:
         assert [step.kind for step in one.steps] == [step.kind for step in other.steps]
         assert all(map(torch.equal, tensors(one), tensors(other)))
         assert one.mixing.shape == (3, 5)
+
+
+def test_a_batch_is_sent_as_one_piece_of_shared_memory() -> None:
+    for batch in look_loader(0):
+        sent = ForkingPickler.dumps(batch)
+        assert len(sent) < 4096  # the pipe holds sixteen times as much
+        found = pickle.loads(sent)  # noqa: S301
+        assert [step.kind for step in found.steps] == [step.kind for step in batch.steps]
+        assert [part.dtype for part in tensors(found)] == [part.dtype for part in tensors(batch)]
+        assert all(map(torch.equal, tensors(found), tensors(batch)))
+
+
+def test_a_batch_without_changes_is_sent_too() -> None:
+    pictures, view = photographs(), view_of()
+    held = hold(pictures, OnDeviceSettings(), 3, CPU)
+    batch = HeldDataset(held, pictures.labels, view, 0).__getitems__(SAMPLES)
+    found = pickle.loads(ForkingPickler.dumps(batch))  # noqa: S301
+    assert found.steps == batch.steps == []
+    assert all(map(torch.equal, tensors(found), tensors(batch)))
 
 
 def test_a_loader_goes_on_where_its_state_says() -> None:

@@ -1,5 +1,6 @@
 """How the samples of a batch look, as numbers: what loading processes do for held pictures."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from vit_lightning.errors import InputError
 
 # These look at the picture. Whatever else moves nothing is a function of a value alone.
 _BY_CONTENT = {"autocontrast", "equalize", "color", "contrast", "sharpness"}
+_ALIGNMENT = 8  # bytes, of what is packed
 _LEVELS = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
 
 
@@ -76,9 +78,14 @@ class HeldBatch:
         self.steps = steps
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What a worker sends: bytes, as each tensor would take shared memory of its own."""
-        steps = [(kind, rows.numpy(), values.numpy()) for kind, rows, values in self.steps]
-        return _received, ([part.numpy() for part in self._parts()], steps)
+        """What a worker sends: all tensors in one piece of shared memory.
+
+        Not their bytes: what does not fit into the pipe holds up a worker, and without end where
+        the process that trains has been killed.
+        """
+        tensors = [*self._parts(), *(part for step in self.steps for part in step[1:])]
+        packed, about = _packed(tensors)
+        return _received, (packed, about, [step.kind for step in self.steps])
 
     def to(self, device: torch.device) -> "HeldBatch":
         """The batch on a device, but for ``unreadable``; a GPU fetches it while it computes."""
@@ -99,12 +106,28 @@ class HeldBatch:
         return HeldBatch(steps, unreadable, *map(change, parts))
 
 
-def _received(
-    parts: Sequence[NDArray[Any]], steps: Sequence[tuple[str, NDArray[Any], NDArray[Any]]]
-) -> HeldBatch:
-    arrive = torch.from_numpy
-    own_steps = [Step(kind, arrive(rows), arrive(values)) for kind, rows, values in steps]
-    return HeldBatch(own_steps, *map(arrive, parts))
+_About = list[tuple[torch.dtype, tuple[int, ...]]]
+
+
+def _packed(tensors: Sequence[Tensor]) -> tuple[Tensor, _About]:
+    """The bytes of tensors, one after the other, and what they are."""
+    pieces = []
+    for tensor in tensors:
+        piece = tensor.contiguous().view(-1).view(torch.uint8)
+        pieces += [piece, torch.zeros(-len(piece) % _ALIGNMENT, dtype=torch.uint8)]
+    return torch.cat(pieces), [(tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
+
+
+def _received(packed: Tensor, about: _About, kinds: Sequence[str]) -> HeldBatch:
+    """The inverse of ``HeldBatch.__reduce__``."""
+    tensors, start = [], 0
+    for dtype, shape in about:
+        end = start + math.prod(shape) * dtype.itemsize
+        tensors.append(packed[start:end].view(dtype).view(shape))
+        start = end + -end % _ALIGNMENT
+    parts, rest = tensors[: -2 * len(kinds) or None], tensors[len(tensors) - 2 * len(kinds) :]
+    steps = [Step(*step) for step in zip(kinds, rest[::2], rest[1::2], strict=True)]
+    return HeldBatch(steps, *parts)
 
 
 class HeldDataset(Dataset[HeldBatch]):
