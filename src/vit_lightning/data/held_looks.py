@@ -111,11 +111,10 @@ _About = list[tuple[torch.dtype, tuple[int, ...]]]
 
 def _packed(tensors: Sequence[Tensor]) -> tuple[Tensor, _About]:
     """The bytes of tensors, one after the other, and what they are."""
-    pieces = []
-    for tensor in tensors:
-        piece = tensor.contiguous().view(-1).view(torch.uint8)
-        pieces += [piece, torch.zeros(-len(piece) % _ALIGNMENT, dtype=torch.uint8)]
-    return torch.cat(pieces), [(tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
+    pieces = [tensor.numpy().tobytes() for tensor in tensors]
+    padded = b"".join(piece + bytes(-len(piece) % _ALIGNMENT) for piece in pieces)
+    packed = torch.frombuffer(bytearray(padded), dtype=torch.uint8)
+    return packed, [(tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
 
 
 def _received(packed: Tensor, about: _About, kinds: Sequence[str]) -> HeldBatch:
