@@ -6,6 +6,7 @@ drawn.
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -99,10 +100,10 @@ def hold(
     sizes = np.zeros((len(pictures), 2), dtype=np.int64)
     unreadable = set()
     squashed = _Squashed(pictures, size, in_channels)
-    loader = DataLoader(squashed, _BATCH, num_workers=workers, collate_fn=list)
+    loader = DataLoader(squashed, _BATCH, num_workers=workers, collate_fn=_together)
     progress = Progress(len(pictures), f"read onto {device}") if is_main_process() else None
     with progress or nullcontext():
-        for first, batch in zip(range(0, len(pictures), _BATCH), loader, strict=True):
+        for first, (planes, batch) in zip(range(0, len(pictures), _BATCH), loader, strict=True):
             for index, picture in enumerate(batch, start=first):
                 if picture.wrong and not skip_unreadable:
                     raise PictureError(picture.wrong)
@@ -111,22 +112,29 @@ def hold(
                 elif settings.side is None and picture.size != size:
                     raise InputError(_several_sizes(pictures.name(index), picture.size, size))
                 sizes[index] = picture.size
-            planes = np.stack([picture.levels for picture in batch])
-            levels[first : first + len(batch)] = torch.from_numpy(planes).to(device)
+            levels[first : first + len(batch)] = planes.to(device)
             if progress is not None:
                 progress.update(len(batch))
     return HeldPictures(levels, sizes, frozenset(unreadable))
 
 
 class _Read(NamedTuple):
-    """A picture, (height, C, width) uint8, its own (height, width), or what is wrong with it."""
+    """Of a picture its own (height, width), or what is wrong with it."""
 
-    levels: NDArray[np.uint8]
     size: Size
     wrong: str
 
 
-class _Squashed(Dataset[_Read]):
+_Levels = NDArray[np.uint8]  # (height, C, width)
+
+
+def _together(pictures: Sequence[tuple[_Levels, _Read]]) -> tuple[Tensor, list[_Read]]:
+    """Pixels as a tensor, which travels in shared memory: a pipe would hold up a worker."""
+    levels, read = zip(*pictures, strict=True)
+    return torch.from_numpy(np.stack(levels)), list(read)
+
+
+class _Squashed(Dataset[tuple[_Levels, _Read]]):
     """Pictures scaled to one size, whatever their aspect ratio: crops are drawn by their own."""
 
     def __init__(self, pictures: Pictures, size: Size, in_channels: int) -> None:
@@ -137,17 +145,17 @@ class _Squashed(Dataset[_Read]):
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, index: int) -> _Read:
+    def __getitem__(self, index: int) -> tuple[_Levels, _Read]:
         try:
             picture = self.pictures.open(index)
             height, width = picture.size
             pixels = picture.resized((0, 0, width, height), self.size, "bicubic")
         except PictureError as error:
             nothing = np.zeros((self.size[0], self.in_channels, self.size[1]), dtype=np.uint8)
-            return _Read(nothing, (1, 1), str(error))
+            return nothing, _Read((1, 1), str(error))
         if self.in_channels == 1:
             pixels = np.array(Image.fromarray(pixels).convert("L"))[:, :, None]
-        return _Read(np.ascontiguousarray(pixels.transpose(0, 2, 1)), (height, width), "")
+        return np.ascontiguousarray(pixels.transpose(0, 2, 1)), _Read((height, width), "")
 
 
 def reserve(
