@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from batch_turns import in_turns, print_table
 from report import versions, write_report
 from turns import Process, answer, seconds_of
 
@@ -87,30 +87,6 @@ def be_side(options: argparse.Namespace) -> None:
     answer(versions(), partial(seconds_of, batches, options.workers))
 
 
-def in_turns(sides: dict[str, Process], rounds: int, batches: int) -> dict[str, Any]:
-    """For every side pictures a second, and of wall and processor time the ratio to the first."""
-    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, side in sides.items():
-            spent[name].append(side.ask(batches))
-    first = np.array(next(iter(spent.values())))
-    rows = {}
-    for name, turns in spent.items():
-        seconds = np.array(turns)
-        ratios = first / seconds
-        wall, processor = np.median(ratios, axis=0)
-        rows[name] = {
-            "per_second": round(BATCH * batches / float(np.median(seconds[:, 0])), 1),
-            "ratio": round(float(wall), 2),
-            "ratio_spread": [round(float(q), 2) for q in np.quantile(ratios[:, 0], (0.1, 0.9))],
-            "processor_ms_per_picture": round(
-                1e3 * float(np.median(seconds[:, 1])) / (BATCH * batches), 3
-            ),
-            "processor_ratio": round(float(processor), 2),
-        }
-    return rows
-
-
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -136,20 +112,11 @@ def main() -> None:
             sides["torchvision"] = Process(command)
         for name in SIDES:
             sides[name] = Process([*ours, "--workers", str(options.workers), "--side", name])
-        rows = in_turns(sides, options.rounds, options.batches)
+        rows = in_turns(sides, options.rounds, options.batches, BATCH)
         peer = sides["torchvision"].versions if options.peer_python else None
         for side in sides.values():
             side.close()
-    print(
-        f"{'batches end to end':30s}{'pictures/s':>12s}{'ratio':>8s}{'80 % of turns':>16s}"
-        f"{'CPU ms each':>14s}{'ratio':>8s}"
-    )
-    for name, row in rows.items():
-        spread = " to ".join(f"{edge:.2f}" for edge in row["ratio_spread"])
-        print(
-            f"{name:30s}{row['per_second']:12.1f}{row['ratio']:8.2f}{spread:>16s}"
-            f"{row['processor_ms_per_picture']:14.3f}{row['processor_ratio']:8.2f}"
-        )
+    print_table("batches end to end", rows)
     write_report("batches", {"peer_versions": peer, "sides": rows})
 
 

@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from batch_turns import in_turns, print_table
 from report import RESULTS, told, versions, write_report
 from turns import GaveUpError, Process, answer, seconds_of
 
@@ -79,42 +79,6 @@ def be_side(experiment: Experiment) -> None:
     answer(versions() | about, partial(seconds_of, batches, workers))
 
 
-def in_turns(sides: dict[str, Process], rounds: int, batches: int, size: int) -> dict[str, Any]:
-    """For every side pictures a second, how many times the first side's, and processor time."""
-    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, side in sides.items():
-            spent[name].append(side.ask(batches))
-    first = np.array(next(iter(spent.values())))
-    rows = {}
-    for name, turns in spent.items():
-        wall, processor = np.array(turns).T
-        ratios = first[:, 0] / wall
-        rows[name] = {
-            "per_second": round(size * batches / float(np.median(wall)), 1),
-            "ratio": round(float(np.median(ratios)), 2),
-            "ratio_range": [round(float(ratios.min()), 2), round(float(ratios.max()), 2)],
-            "processor_ms_per_picture": round(
-                1e3 * float(np.median(processor)) / (size * batches), 3
-            ),
-        }
-    return rows
-
-
-def print_table(rows: dict[str, Any]) -> None:
-    """One line for each side."""
-    print(
-        f"{'training batches':20s}{'pictures/s':>12s}{'times':>8s}{'turns':>16s}"
-        f"{'CPU ms each':>14s}"
-    )
-    for name, row in rows.items():
-        turns = " to ".join(f"{edge:.2f}" for edge in row["ratio_range"])
-        print(
-            f"{name:20s}{row['per_second']:12.1f}{row['ratio']:8.2f}{turns:>16s}"
-            f"{row['processor_ms_per_picture']:14.3f}"
-        )
-
-
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -144,7 +108,7 @@ def main() -> None:
         known = {name: side.versions for name, side in sides.items()}
         for side in sides.values():
             side.close()
-    print_table(rows)
+    print_table("training batches", rows)
     figures = {"experiment": told(experiment), "side_versions": known, "sides": rows}
     write_report(f"on_device-{experiment.name}", figures, folder=options.results)
 

@@ -85,7 +85,7 @@ class EvalData(L.LightningDataModule):
             # torch has rebuilt a worker's error from its formatted traceback.
             raise InputError(str(error).rpartition("errors.InputError: ")[2]) from None
         except (RuntimeError, OSError, EOFError) as error:
-            said = told_death(error)
+            said = told_death(error) if self.workers else None
             if said is None:
                 raise
             raise InputError(describe_death(said, self._loaders, self.workers)) from None

@@ -124,9 +124,10 @@ def _received(packed: Tensor, about: _About, kinds: Sequence[str]) -> HeldBatch:
         end = start + math.prod(shape) * dtype.itemsize
         tensors.append(packed[start:end].view(dtype).view(shape))
         start = end + -end % _ALIGNMENT
-    parts, rest = tensors[: -2 * len(kinds) or None], tensors[len(tensors) - 2 * len(kinds) :]
-    steps = [Step(*step) for step in zip(kinds, rest[::2], rest[1::2], strict=True)]
-    return HeldBatch(steps, *parts)
+    first = len(tensors) - 2 * len(kinds)  # of the steps' rows and values
+    rows, values = tensors[first::2], tensors[first + 1 :: 2]
+    steps = [Step(*step) for step in zip(kinds, rows, values, strict=True)]
+    return HeldBatch(steps, *tensors[:first])
 
 
 class HeldDataset(Dataset[HeldBatch]):
@@ -205,11 +206,12 @@ class HeldDataset(Dataset[HeldBatch]):
     def _steps(self, changes: Sequence[Sequence[Drawn]]) -> list[Step]:
         """The changes of each picture: first all that come first, by kind, then the second ones."""
         steps = []
+        size, mode = self._result()
         for turn in range(max(map(len, changes))):
             found: dict[str, tuple[list[int], list[NDArray[Any]]]] = {}
             for row, own in enumerate(changes):
                 if turn < len(own) and own[turn].name != "identity":
-                    kind, values = _as_numbers(own[turn], *self._result())
+                    kind, values = _as_numbers(own[turn], size, mode)
                     rows, all_values = found.setdefault(kind, ([], []))
                     rows.append(row)
                     all_values.append(values)
