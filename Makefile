@@ -15,7 +15,7 @@ test: setup  ## every check: format, lint, types, tests
 	$(BIN)/pytest
 
 # Fails also where it finds no test, or skips one.
-test-peers: .venv-peers/ready  ## what needs timm, torchvision, transformers, datasets or pyarrow
+test-peers: .venv-peers/ready  ## what needs timm, torchvision, transformers, datasets, pyarrow or onnx
 	$(PEERS)/pytest --no-skips tests/peers tests/data/test_huggingface_data.py tests/data/test_manifest.py
 
 bench: .venv-peers/bench  ## the model's speed beside other libraries, some minutes
@@ -34,7 +34,7 @@ setup: .venv/ready  ## the environment, with pinned dependencies
 	$(PYTHON) -m venv .venv-peers
 	$(PEERS)/python3 -m pip install --quiet --upgrade "pip>=25.1"
 	$(PEERS)/pip install --quiet --constraint constraints.txt --constraint constraints-peers.txt \
-		--editable . pytest pytest-timeout timm torchvision transformers datasets
+		--editable '.[onnx]' pytest pytest-timeout timm torchvision transformers datasets
 	touch $@
 
 .venv-peers/bench: .venv-peers/ready

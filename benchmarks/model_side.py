@@ -24,6 +24,7 @@ from torchvision_import import declare_operators
 from turns import answer
 
 import vit_lightning
+from vit_lightning.export import PICTURES
 from vit_lightning.machine_limits import wait_for
 from vit_lightning.models.config import ViTConfig
 
@@ -35,12 +36,15 @@ WEIGHTS = {
     "timm": "timm",
     "transformers": "huggingface",
     "torchvision": "torchvision.pth",
-    "onnxruntime": "model.onnx",
-    "openvino": "model.onnx",
+    "vit-lightning, onnxruntime": "ours.onnx",
+    "vit-lightning, openvino": "ours.onnx",
+    "timm, onnxruntime": "timm.onnx",
+    "timm, openvino": "timm.onnx",
 }
-PACKAGES = {"vit-pytorch": "vit-pytorch"} | {side: side for side in WEIGHTS}
+# Those on another engine are that library's model, exported.
+PACKAGES = {"vit-pytorch": "vit-pytorch"} | {side: side.rpartition(", ")[2] for side in WEIGHTS}
 SHARES_WEIGHTS = frozenset(WEIGHTS)
-INFERENCE_ONLY = frozenset(["onnxruntime", "openvino"])
+INFERENCE_ONLY = frozenset(side for side in WEIGHTS if ", " in side)
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -53,7 +57,8 @@ def _vit_lightning(options: argparse.Namespace, path: Path) -> nn.Module:
     return load_model(path)
 
 
-def _timm(options: argparse.Namespace, path: Path) -> Any:
+def timm_model(options: argparse.Namespace, path: Path) -> Any:
+    """The model of timm itself, with weights that were written for it."""
     return importlib.import_module("timm").create_model(f"local-dir:{path}", pretrained=True)
 
 
@@ -108,8 +113,7 @@ def _vit_pytorch(options: argparse.Namespace, path: Path) -> Any:
 def _onnxruntime(options: argparse.Namespace, path: Path) -> Predict:
     library = importlib.import_module("onnxruntime")
     session = library.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (name,) = (wanted.name for wanted in session.get_inputs())
-    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+    return lambda x: torch.from_numpy(session.run(None, {PICTURES: x.numpy()})[0])
 
 
 def _openvino(options: argparse.Namespace, path: Path) -> Predict:
@@ -121,12 +125,14 @@ def _openvino(options: argparse.Namespace, path: Path) -> Predict:
 
 BUILDERS: dict[str, Callable[[argparse.Namespace, Path], Any]] = {
     "vit-lightning": _vit_lightning,
-    "timm": _timm,
+    "timm": timm_model,
     "transformers": _transformers,
     "torchvision": _torchvision,
     "vit-pytorch": _vit_pytorch,
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
+    "vit-lightning, onnxruntime": _onnxruntime,
+    "vit-lightning, openvino": _openvino,
+    "timm, onnxruntime": _onnxruntime,
+    "timm, openvino": _openvino,
 }
 
 

@@ -4,22 +4,24 @@
         [--mode inference] [--sides vit-lightning timm ...]
     python -m benchmarks models --device cuda --precision bf16 --compile [--minutes 7]
 
-Every side is a process of its own, ours as ``vit`` runs it and the others as torch and they do by
-default. They take turns on the same pictures, with the same weights where their library has a way
-to read them, and are compared step by step: medians of ratios, and where 80 % of them lie. The
-limit, measured in the same turns, is the time of the model's dense layers at the best rate that
-torch reaches by any of its ways, each run alone. MB is the most memory that a side takes in its
-steps beside what it holds before the first. In training ours runs a second time with
-``activation_checkpointing=selective``. With ``--compile`` every side on torch runs a second time
-through ``torch.compile``. Prints tables, and writes ``results/DATE-models-...json`` beside this
-file for each model and mode, with a chart. What is not installed, and what gives up, is left out,
-and the results say so.
+Every side is a process of its own, as torch and its library run it by default; in training ours is
+as ``vit train`` runs it. "timm, onnxruntime" is timm's model, exported and run by that engine, and
+"vit-lightning, onnxruntime" ours, exported by ``vit export``. They take turns on the same pictures,
+with the same weights where their library has a way to read them, and are compared step by step:
+medians of ratios, and where 80 % of them lie. The limit, measured in the same turns, is the time of
+the model's dense layers at the best rate that torch reaches by any of its ways, each run alone. MB
+is the most memory that a side takes in its steps beside what it holds before the first. In training
+ours runs a second time with ``activation_checkpointing=selective``. With ``--compile`` every side
+on torch runs a second time through ``torch.compile``. Prints tables, and writes
+``results/DATE-models-...json`` beside this file for each model and mode, with a chart. What is not
+installed, and what gives up, is left out, and the results say so.
 """
 
 import argparse
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -36,6 +38,7 @@ from report import RESULTS, write_report
 from turns import GaveUpError, Process
 
 from vit_lightning.convert import convert_model
+from vit_lightning.export import export_onnx
 from vit_lightning.factory import create_model, load_bundle, save_model
 from vit_lightning.json_file import read_json
 from vit_lightning.machine_limits import matrix_limit, measured_limits
@@ -48,6 +51,7 @@ OWN = "vit-lightning"
 LIMIT = "limit"
 COMPILED = ", compiled"
 SELECTIVE = f"{OWN}, selective"  # the same with trainer.activation_checkpointing=selective
+PAUSE = 0.2  # seconds, in which the threads of the side before stop to wait for more work
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 # What is measured unless told otherwise.
@@ -65,24 +69,22 @@ def write_weights(model: VisionTransformer, folder: Path, sides: list[str]) -> N
     own = folder / WEIGHTS[OWN]
     save_model(model, own)
     bundle = load_bundle(own)
-    for side, target in {
+    for side, layout in {
         "timm": "timm",
         "transformers": "huggingface",
         "torchvision": "torchvision",
     }.items():
-        if side in sides:
-            convert_model(bundle, folder / WEIGHTS[side], to=target)  # type: ignore[arg-type]
-    if INFERENCE_ONLY & set(sides):
-        pictures = torch.rand(2, 3, *model.config.image_size)
-        batch = torch.export.Dim("batch", min=1, max=1024)
-        torch.onnx.export(
-            model,
-            (pictures,),
-            str(folder / WEIGHTS["onnxruntime"]),
-            dynamo=True,
-            dynamic_shapes=({0: batch},),
-            verbose=False,
-        )
+        if any(name.startswith(side) for name in sides):
+            convert_model(bundle, folder / WEIGHTS[side], to=layout)  # type: ignore[arg-type]
+    for name in INFERENCE_ONLY & set(sides):
+        target = folder / WEIGHTS[name]
+        if target.exists():
+            continue
+        if name.startswith(OWN):
+            export_onnx(bundle, target)
+        else:
+            script = Path(__file__).with_name("timm_export.py")
+            subprocess.run([sys.executable, "-W", "ignore", script, folder], check=True)
 
 
 def start(
@@ -90,8 +92,8 @@ def start(
 ) -> dict[str, Process]:
     """A process for each side, and for each on torch one more that compiles, if that is wanted.
 
-    Training, ours has one more, which keeps less for the backward pass. Ours runs in the
-    environment that ``vit`` makes, the others in this one.
+    Training, ours has one more, which keeps less for the backward pass, and runs in the environment
+    that ``vit`` makes.
     """
     script = str(Path(__file__).with_name("model_side.py"))
     sides = {}
@@ -99,7 +101,7 @@ def start(
         words = [name, str(folder), options.precision, mode, options.device]
         command = [sys.executable, "-W", "ignore", script, *words]
         environment = dict(os.environ)
-        if name == OWN:
+        if name == OWN and mode == "training":
             wait_briefly(environment)
         begin = partial(Process, wait=False, environment=environment)
         sides[name] = begin(command)
@@ -144,6 +146,7 @@ def in_turns(
     for _ in range(rounds):
         spent[LIMIT].append(limit())
         for name, process in sides.items():
+            time.sleep(PAUSE)
             spent[name].append(float(np.median(process.ask([batch, steps]))))
     own, best = np.array(spent[OWN]), np.array(spent[LIMIT])
     return {
@@ -177,11 +180,11 @@ def best_seconds(
 def print_table(title: str, rows: dict[str, dict[str, Any]]) -> None:
     """One batch size."""
     columns = f"{'ms':>10s}{'ours is':>10s}{'80 %':>18s}{'of the limit':>14s}{'MB':>8s}"
-    print(f"\n{title}\n{'':26s}{columns}")
+    print(f"\n{title}\n{'':28s}{columns}")
     for name, row in rows.items():
         low, high = row["spread"]
         print(
-            f"{name:26s}{row['ms']:10.2f}{row['ours_is_times_faster']:9.2f}×"
+            f"{name:28s}{row['ms']:10.2f}{row['ours_is_times_faster']:9.2f}×"
             f"{low:9.2f} to {high:4.2f}{row['of_the_limit']:13.0%}{row.get('peak_mb', ''):>8}",
             flush=True,
         )
@@ -215,10 +218,10 @@ def measure(
     for process in sides.values():
         process.close()
     for name, why in given_up.items():
-        print(f"{name:26s}left out: {why}")
+        print(f"{name:28s}left out: {why}")
     if differences:
         print("\nlargest difference of logits from ours, over the largest logit:")
-        print("\n".join(f"{name:26s}{value:.1e}" for name, value in differences.items()))
+        print("\n".join(f"{name:28s}{value:.1e}" for name, value in differences.items()))
     return {
         "model": title,
         "image_size": model.config.image_size[0],
@@ -236,11 +239,13 @@ def chosen_sides(options: argparse.Namespace, mode: str) -> tuple[list[str], dic
     """Sides that can run here in this mode, ours first, and why the others cannot."""
     reasons = {}
     for name in options.sides:
-        if importlib.util.find_spec(PACKAGES[name].replace("-", "_")) is None:
+        library = name.partition(", ")[0]  # whose model it is
+        needed = {PACKAGES[name], PACKAGES[library], *(("onnxscript",) if ", " in name else ())}
+        if any(importlib.util.find_spec(one.replace("-", "_")) is None for one in needed):
             reasons[name] = "not installed"
         elif name in INFERENCE_ONLY and (mode != "inference" or options.device != "cpu"):
             reasons[name] = "run here for inference on a CPU alone"
-        elif name == "onnxruntime" and options.precision != "fp32":
+        elif name.endswith("onnxruntime") and options.precision != "fp32":
             reasons[name] = "computes an exported model in its own float32"
     return [OWN, *(name for name in options.sides if name not in {OWN, *reasons})], reasons
 

@@ -19,7 +19,15 @@ def test_ours_in_both_modes_and_what_cannot_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(machine_limits, "_BANDWIDTH_BYTES", 1 << 20)
-    words = ("--mode", "inference", "training", "--sides", "onnxruntime", "--precision", "bf16")
+    words = (
+        "--mode",
+        "inference",
+        "training",
+        "--sides",
+        "timm, onnxruntime",
+        "--precision",
+        "bf16",
+    )
     results = measured(monkeypatch, tmp_path, "--device", "cpu", *words)
     assert set(results) == {"models-tiny-inference-bf16", "models-tiny-training-bf16"}
     printed = capsys.readouterr().out
@@ -32,7 +40,7 @@ def test_ours_in_both_modes_and_what_cannot_run(
         assert own["ours_is_times_faster"] == 1.0
         assert own["peak_mb"] >= 0
         assert result["side_versions"]["vit-lightning"]["torch"] == torch.__version__
-        assert set(result["left_out"]) == {"onnxruntime"}
+        assert set(result["left_out"]) == {"timm, onnxruntime"}
         (chart,) = tmp_path.glob(f"*{name}.svg")
         assert f"chart in {chart}" in printed
         machine = {key: result["machine"][key] for key in ("cpu_capability", "cpu_flags", "gpus")}
@@ -43,7 +51,7 @@ def test_ours_in_both_modes_and_what_cannot_run(
             assert len(layers) == 5
             assert {layer["way"] for layer in layers} <= {"linear", "addmm", "oneDNN, packed"}
     assert "tiny, training, bf16, batch 2" in printed
-    assert "onnxruntime               left out: " in printed
+    assert "timm, onnxruntime           left out: " in printed
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vit_lightning.convert import Conversion, convert_model
     from vit_lightning.errors import InputError
     from vit_lightning.experiment import Experiment, load_experiment
+    from vit_lightning.export import Export, export_onnx
     from vit_lightning.factory import (
         ModelBundle,
         create_bundle,
@@ -46,6 +47,8 @@ _HOMES = {
     "Experiment": "experiment",
     "OptimSettings": "settings",
     "load_experiment": "experiment",
+    "Export": "export",
+    "export_onnx": "export",
     "ModelBundle": "factory",
     "create_bundle": "factory",
     "create_model": "factory",
@@ -79,6 +82,8 @@ __all__ = [  # noqa: RUF022  # in the order of a user's way, not of the alphabet
     "save_model",
     "convert_model",
     "Conversion",
+    "export_onnx",
+    "Export",
     "verify",
     "ParityReport",
     "push",

@@ -16,6 +16,7 @@ from vit_lightning.cli_bench import add_bench_command
 from vit_lightning.cli_check import add_check_command
 from vit_lightning.cli_convert import add_convert_command
 from vit_lightning.cli_data import add_data_command
+from vit_lightning.cli_export import add_export_command
 from vit_lightning.cli_options import (
     WEIGHTS,
     add_image_size,
@@ -39,6 +40,7 @@ _OVERRIDES = "settings to change, such as optim.lr=0.01 trainer.max_steps=200"
 _ADDED = (
     add_weights_command,
     add_convert_command,
+    add_export_command,
     add_verify_command,
     add_push_command,
     add_check_command,

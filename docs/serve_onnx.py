@@ -1,0 +1,72 @@
+"""Name what is in pictures with a model that `vit export` wrote: ONNX Runtime, NumPy and Pillow.
+
+    pip install onnxruntime pillow
+    python docs/serve_onnx.py my_model.onnx bee.jpg ant.jpg
+
+A start for a server of your own: neither vit-lightning nor torch is needed.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+TOP = 5
+
+View = dict[str, Any]  # what is done to a picture, as the program's metadata describes it
+
+
+def resized(picture: Image.Image, view: View) -> Image.Image:
+    """The part of a picture that the model sees, at its size."""
+    height, width = view["image_size"]
+    mode, fraction = view["mode"], view["crop_fraction"]
+    resampling = Image.Resampling[view["interpolation"].upper()]
+    if mode == "paper":  # bilinear without anti-aliasing
+        whole = (0, 0, *picture.size)
+        return picture.transform((width, height), Image.Transform.EXTENT, whole, resampling)
+    if mode == "modern":
+        return ImageOps.fit(picture, (width, height), resampling)
+    full = math.floor(width / fraction), math.floor(height / fraction)
+    if mode == "crop":  # the shortest side, by as much as the longest
+        scale = max(full[0] / picture.width, full[1] / picture.height)
+        full = max(int(picture.width * scale), full[0]), max(int(picture.height * scale), full[1])
+    left, top = round((full[0] - width) / 2), round((full[1] - height) / 2)
+    return picture.resize(full, resampling).crop((left, top, left + width, top + height))
+
+
+def normalised(path: Path, view: View) -> NDArray[np.float32]:
+    """A picture file → (channels, height, width), as the model takes it."""
+    with Image.open(path) as file:
+        picture = ImageOps.exif_transpose(file).convert("L" if view["in_channels"] == 1 else "RGB")
+    pixels = np.asarray(resized(picture, view), np.float32).reshape(*view["image_size"], -1) / 255
+    mean, std = (np.float32(view[name]) for name in ("mean", "std"))
+    if view["in_channels"] == 1:
+        mean, std = mean.mean(), std.mean()
+    return ((pixels - mean) / std).transpose(2, 0, 1)
+
+
+def main(program: str, *paths: str) -> None:
+    """Print the most probable classes of each picture."""
+    session = onnxruntime.InferenceSession(program)
+    about = session.get_modelmeta().custom_metadata_map
+    names, view = json.loads(about["classes"]), json.loads(about["preprocessing"])
+    pictures = np.stack([normalised(Path(path), view) for path in paths])
+    (logits,) = session.run(["outputs"], {"pictures": pictures})
+    if json.loads(about["multi_label"]):  # any number of classes
+        probabilities = 1 / (1 + np.exp(-logits))
+    else:
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        probabilities = odds / odds.sum(1, keepdims=True)
+    for path, row in zip(paths, probabilities, strict=True):
+        best = np.argsort(-row)[:TOP]
+        print(path, ", ".join(f"{names[index]} {row[index]:.1%}" for index in best), sep=": ")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
