@@ -84,7 +84,8 @@ def write_weights(model: VisionTransformer, folder: Path, sides: list[str]) -> N
             export_onnx(bundle, target)
         else:
             script = Path(__file__).with_name("timm_export.py")
-            subprocess.run([sys.executable, "-W", "ignore", script, folder], check=True)
+            # If it fails, the sides that read it do not start, and are left out.
+            subprocess.run([sys.executable, "-W", "ignore", script, folder], check=False)
 
 
 def start(
@@ -144,6 +145,7 @@ def in_turns(
     """Milliseconds of a step, the ratio of each side's to ours, and the share of the limit."""
     spent: dict[str, list[float]] = {name: [] for name in (LIMIT, *sides)}
     for _ in range(rounds):
+        time.sleep(PAUSE)
         spent[LIMIT].append(limit())
         for name, process in sides.items():
             time.sleep(PAUSE)
@@ -240,7 +242,9 @@ def chosen_sides(options: argparse.Namespace, mode: str) -> tuple[list[str], dic
     reasons = {}
     for name in options.sides:
         library = name.partition(", ")[0]  # whose model it is
-        needed = {PACKAGES[name], PACKAGES[library], *(("onnxscript",) if ", " in name else ())}
+        needed = {PACKAGES[name], PACKAGES[library]}
+        if name in INFERENCE_ONLY:
+            needed |= {"onnx", "onnxscript", *(("onnxruntime",) if library == OWN else ())}
         if any(importlib.util.find_spec(one.replace("-", "_")) is None for one in needed):
             reasons[name] = "not installed"
         elif name in INFERENCE_ONLY and (mode != "inference" or options.device != "cpu"):

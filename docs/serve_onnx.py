@@ -33,17 +33,34 @@ def resized(picture: Image.Image, view: View) -> Image.Image:
     if mode == "modern":
         return ImageOps.fit(picture, (width, height), resampling)
     full = math.floor(width / fraction), math.floor(height / fraction)
-    if mode == "crop":  # the shortest side, by as much as the longest
-        scale = max(full[0] / picture.width, full[1] / picture.height)
-        full = max(int(picture.width * scale), full[0]), max(int(picture.height * scale), full[1])
+    if mode == "crop":  # the side that fits more tightly; the other as long as it has to be
+        if width == height:
+            longer = int(full[0] * max(picture.size) / min(picture.size))
+            full = (longer, full[1]) if picture.width > picture.height else (full[0], longer)
+        else:
+            ratio = min(picture.width / full[0], picture.height / full[1])
+            full = round(picture.width / ratio), round(picture.height / ratio)
     left, top = round((full[0] - width) / 2), round((full[1] - height) / 2)
     return picture.resize(full, resampling).crop((left, top, left + width, top + height))
 
 
+def opened(path: Path) -> Image.Image:
+    """A picture file, upright, in colour, over white where it is transparent."""
+    with Image.open(path) as file:
+        picture = ImageOps.exif_transpose(file)
+    if picture.mode.startswith(("I", "F")):
+        sys.exit(f"{path}: save the picture with 8 bits a channel; these are 16 or more")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
 def normalised(path: Path, view: View) -> NDArray[np.float32]:
     """A picture file → (channels, height, width), as the model takes it."""
-    with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file).convert("L" if view["in_channels"] == 1 else "RGB")
+    picture = opened(path)
+    if view["in_channels"] == 1:
+        picture = picture.convert("L")
     pixels = np.asarray(resized(picture, view), np.float32).reshape(*view["image_size"], -1) / 255
     mean, std = (np.float32(view[name]) for name in ("mean", "std"))
     if view["in_channels"] == 1:
@@ -56,6 +73,8 @@ def main(program: str, *paths: str) -> None:
     session = onnxruntime.InferenceSession(program)
     about = session.get_modelmeta().custom_metadata_map
     names, view = json.loads(about["classes"]), json.loads(about["preprocessing"])
+    if names is None or view is None:
+        sys.exit(f"{program} names nothing: it gives features, or takes no pictures from files")
     pictures = np.stack([normalised(Path(path), view) for path in paths])
     (logits,) = session.run(["outputs"], {"pictures": pictures})
     if json.loads(about["multi_label"]):  # any number of classes
@@ -69,4 +88,6 @@ def main(program: str, *paths: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("usage: python serve_onnx.py MODEL.onnx PICTURE [PICTURE ...]")
     main(*sys.argv[1:])

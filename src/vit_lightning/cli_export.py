@@ -26,9 +26,10 @@ def add_export_command(commands: Any) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from vit_lightning.export import export_onnx
+    from vit_lightning.export import check_before_export, export_onnx
     from vit_lightning.factory import load_bundle
 
+    check_before_export(options.output)  # before weights are downloaded
     bundle = load_bundle(options.weights, image_size(options))
     say_notes(bundle.notes)
     print(export_onnx(bundle, options.output))

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import os
 import shutil
 import warnings
@@ -12,10 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vit_lightning.checkpoints.native import describe_as
+from vit_lightning.data.transforms import Preprocessing
 from vit_lightning.errors import InputError
 from vit_lightning.factory import ModelBundle, load_bundle
 from vit_lightning.files import refuse_unwritable
@@ -27,7 +30,7 @@ PICTURES = "pictures"
 """The program's input, (batch, channels, height, width) in float32, normalised."""
 
 OUTPUTS = "outputs"
-"""Its output: logits (batch, classes), or features of a model without a head."""
+"""Its output, as the model's: logits (batch, classes), or features where there is no head."""
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # those of the extra
 _MOST_IN_ONE = 1_900_000_000  # bytes; a file in this format must stay below 2 GiB
@@ -71,51 +74,59 @@ def export_onnx(model: ModelBundle | str | Path, path: str | Path) -> Export:
 
     Input ``pictures`` and output ``outputs`` are float32, of any number of pictures. The program's
     metadata has all that is needed to use it, as JSON: ``classes``, ``preprocessing``,
-    ``multi_label``, ``config``, ``origin``.
+    ``multi_label``, ``config``, ``origin``; null what there is not.
 
     Args:
         model: a model file, or what :func:`vit_lightning.load_bundle` returned.
         path: the ``.onnx`` to write, which must not be there.
 
     Raises:
-        InputError: the packages of the extra ``onnx`` are not installed; the model cannot be used,
-            or its outputs are zeros; torch cannot export it, or ONNX Runtime computes something
-            else; ``path`` is there or cannot be written.
+        InputError: the packages of the extra ``onnx`` are not installed; ``path`` is there or
+            cannot be written; the model cannot be used, or gives zeros alone; torch cannot export
+            it, or ONNX Runtime computes something else.
     """
     path = Path(path)
-    _check_path(path)
-    _require_packages()
+    check_before_export(path)
     bundle = model if isinstance(model, ModelBundle) else load_bundle(model)
     if isinstance(bundle.model, InferenceModel):
         raise InputError("a snapshot for inference cannot be exported; take the model itself")
+    view = _view(bundle)
+    metadata = _metadata(bundle, view)
     with _evaluated(bundle.model) as network, _written(path) as temporary:
         program = _program(network)
-        program.model.metadata_props.update(_metadata(bundle))
+        program.model.metadata_props.update(metadata)
         beside = sum(weight.nbytes for weight in network.state_dict().values()) > _MOST_IN_ONE
         program.save(temporary, external_data=beside)
         engine, difference = _compared(network, temporary)
         gives = " × ".join(str(size) for size in program.model.graph.outputs[0].shape)
         megabytes = sum(file.stat().st_size for file in temporary.parent.iterdir()) / 1e6
-    view = preprocessing_of(bundle)
-    takes = f"{PICTURES}: batch × {' × '.join(map(str, _shape(network)))}, float32; {view}"
+    takes = f"{PICTURES}: batch × {' × '.join(map(str, _shape(network)))}, float32"
+    takes += "" if view is None else f"; {view}"
     return Export(path, megabytes, takes, f"{OUTPUTS}: {gives}", engine, difference)
 
 
-def _require_packages() -> None:
+def check_before_export(path: Path) -> None:
+    """Refuse what can be known before a model is read.
+
+    Raises:
+        InputError: the packages of the extra ``onnx`` cannot be had; ``path`` is there, cannot be
+            written or has another suffix.
+    """
+    if path.suffix != ".onnx":
+        raise InputError(f"{path}: the name of an exported model must end in .onnx")
+    _refuse_to_overwrite(path)
+    refuse_unwritable(path)
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise InputError(
-            f"to export a model {' and '.join(missing)} must be installed; use: "
-            f"pip install 'vit-lightning[onnx]'"
+            f"exporting needs {', '.join(_PACKAGES)}, and {', '.join(missing)} cannot be found; "
+            f"use: pip install 'vit-lightning[onnx]'"
         )
 
 
-def _check_path(path: Path) -> None:
-    if path.suffix != ".onnx":
-        raise InputError(f"{path}: the file is a .onnx; give it that suffix")
+def _refuse_to_overwrite(path: Path) -> None:
     for there in (path, _data(path)):
         if there.exists():
             raise InputError(f"{there} is already there; remove it, or name another")
-    refuse_unwritable(path)
 
 
 def _data(path: Path) -> Path:
@@ -125,12 +136,13 @@ def _data(path: Path) -> Path:
 
 @contextmanager
 def _evaluated(model: VisionTransformer) -> Iterator[VisionTransformer]:
-    """The model in eval mode, and in its own again afterwards."""
-    training = model.training
+    """The model in eval mode, and each part of it in its own again afterwards."""
+    modes = [(part, part.training) for part in model.modules()]
     try:
         yield model.eval()
     finally:
-        model.train(training)
+        for part, training in modes:
+            part.training = training
 
 
 @contextmanager
@@ -145,6 +157,7 @@ def _written(path: Path) -> Iterator[Path]:
     try:
         folder.mkdir()
         yield folder / path.name
+        _refuse_to_overwrite(path)  # half a minute has passed
         for file in (_data(path), path):  # a program that is there has its weights
             if (written := folder / file.name).exists():
                 with written.open("rb") as handle:
@@ -165,10 +178,25 @@ def _pictures(network: VisionTransformer, count: int) -> Tensor:
     return pictures.to(network.pos_embed.device)
 
 
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Keep to themselves what torch's exporter warns of, and its own account of a failure.
+
+    Such as deprecations inside it, or that torchvision is not there.
+    """
+    before = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
 def _program(network: VisionTransformer) -> Any:
     """What torch's exporter makes of the model, for any number of pictures."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter's own deprecations
+    with _without_remarks(), torch.no_grad():
         try:
             return torch.onnx.export(
                 network,
@@ -182,15 +210,22 @@ def _program(network: VisionTransformer) -> Any:
         except torch.onnx.errors.OnnxExporterError as error:
             # Its own words are those to the exporter's developers.
             reason = str(error.__cause__ or error).strip().partition("\n")[0]
-            raise InputError(f"torch {torch.__version__} cannot export it: {reason}") from error
+            raise InputError(
+                f"torch {torch.__version__} cannot export the model: {reason}"
+            ) from error
 
 
-def _metadata(bundle: ModelBundle) -> dict[str, str]:
+def _view(bundle: ModelBundle) -> Preprocessing | None:
+    """How a picture becomes the model's input; None where it takes no pictures from files."""
+    return preprocessing_of(bundle) if bundle.model.config.in_channels in (1, 3) else None
+
+
+def _metadata(bundle: ModelBundle, view: Preprocessing | None) -> dict[str, str]:
     """All that travels with the model; names and preprocessing also where they are implied."""
     config = bundle.model.config
     names = class_names(bundle) if config.num_classes else None
-    view = preprocessing_of(bundle).to_dict()
-    described = describe_as(config, names, view, bundle.origin, multi_label=bundle.multi_label)
+    seen = None if view is None else view.to_dict()
+    described = describe_as(config, names, seen, bundle.origin, multi_label=bundle.multi_label)
     return {key: json.dumps(value) for key, value in described.items()}
 
 
@@ -198,24 +233,30 @@ def _compared(network: VisionTransformer, path: Path) -> tuple[str, float]:
     """Who computed the program, and how far its outputs lie from the model's.
 
     Raises:
-        InputError: it computes something else, or there is nothing to compare.
+        InputError: it computes something else or nothing, or the model gives nothing to compare.
     """
     onnxruntime = importlib.import_module("onnxruntime")
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    largest = difference = 0.0
-    for count in _BATCHES:
-        pictures = _pictures(network, count)
-        with torch.inference_mode():
-            expected = network(pictures).float().cpu().numpy()
-        (found,) = session.run([OUTPUTS], {PICTURES: pictures.cpu().numpy()})
-        largest = max(largest, float(abs(expected).max()))
-        difference = max(difference, float(abs(found - expected).max()))
-    if largest == 0.0:
-        raise InputError(
-            "the model gives zeros for every picture, as before its training: train it first"
-        )
     engine = f"ONNX Runtime {onnxruntime.__version__}"
-    if not difference <= _BOUND * largest:  # also where there is no number
+    batches = [_pictures(network, count) for count in _BATCHES]
+    with torch.inference_mode():
+        ours = np.concatenate([network(batch).float().cpu().numpy() for batch in batches])
+    if not np.isfinite(ours).all() or not ours.any():
+        raise InputError(
+            "the model gives zeros for every picture, as before its training, or what is no "
+            "number, as after one that diverged: train it, or take an earlier checkpoint"
+        )
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        found = [session.run([OUTPUTS], {PICTURES: batch.cpu().numpy()})[0] for batch in batches]
+    except Exception as error:  # it has a dozen kinds, with no base of their own
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"{engine} cannot run what torch {torch.__version__} exports, and nothing was written; "
+            f"take another version of either. It said: {reason}"
+        ) from error
+    largest = float(np.abs(ours).max())
+    difference = float(np.abs(np.concatenate(found) - ours).max())
+    if not difference <= _BOUND * largest:  # also where it is no number
         raise InputError(
             f"{engine} computes something else: outputs of random pictures differ by "
             f"{difference:.1e}, the largest is {largest:.1e}; nothing was written"

@@ -107,6 +107,8 @@ def _what_else(start: bytes) -> str:
         return "is a single array (.npy), not a set of weights"
     if start.startswith(b"version https://git-lfs"):
         return 'is a Git LFS pointer, not the file itself; fetch it with "git lfs pull"'
+    if start.startswith(b"\x08") and b"pytorch" in start[:16]:
+        return "is an exported program (.onnx), not weights; name the model that it was made from"
     text = start.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "is a web page or a server's error message, saved in place of the weights"
