@@ -25,7 +25,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from report import write_report
+from report import RESULTS, write_report
 from torch import Tensor
 
 from vit_lightning.experiment import Experiment
@@ -165,6 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     spent: dict[str, list[float]] = {name: [] for name in WAYS}
@@ -192,7 +193,7 @@ def main() -> None:
                 end="",
             )
         print()
-    write_report("overhead", figures)
+    write_report("overhead", figures, folder=arguments.results)
 
 
 if __name__ == "__main__":

@@ -73,8 +73,12 @@ def main(program: str, *paths: str) -> None:
     session = onnxruntime.InferenceSession(program)
     about = session.get_modelmeta().custom_metadata_map
     names, view = json.loads(about["classes"]), json.loads(about["preprocessing"])
-    if names is None or view is None:
-        sys.exit(f"{program} names nothing: it gives features, or takes no pictures from files")
+    of_tokens = len(session.get_outputs()[0].shape) > 2
+    if names is None or view is None or of_tokens:
+        sys.exit(
+            f"{program} names no pictures: it gives features, or classes of each token, or takes "
+            f"no picture files; export a model with a head for pictures of 1 or 3 channels"
+        )
     pictures = np.stack([normalised(Path(path), view) for path in paths])
     (logits,) = session.run(["outputs"], {"pictures": pictures})
     if json.loads(about["multi_label"]):  # any number of classes

@@ -66,6 +66,9 @@ def test_the_program_computes_what_the_model_does(tmp_path: Path, config: ViTCon
     written = export_onnx(bundle_of(model), tmp_path / "new" / "x.onnx")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.onnx"]
     assert_computes_the_same(written.path, model, 1e-4 if config.resnet else 1e-5)
+    if config.pool == "none" or not config.num_classes:
+        with pytest.raises(SystemExit, match=r"x\.onnx names no pictures: it gives feat"):
+            runpy.run_path(str(SERVER))["main"](str(written.path), "any.jpg")
     assert 0 <= written.difference < 1e-4
     assert written.engine == f"ONNX Runtime {onnxruntime.__version__}"
     outputs = model(random_pictures(config)).shape[1:]
