@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vit_lightning.errors import InputError
 from vit_lightning.factory import create_model, load_model
 from vit_lightning.models.config import ResNetConfig, ViTConfig
+from vit_lightning.models.lora import add_lora
 from vit_lightning.models.recompute import Recomputed
 from vit_lightning.models.vit import DropPath, VisionTransformer
 
@@ -210,6 +211,23 @@ def test_activation_checkpointing_changes_no_number(
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     for others in gradients[1:]:
         torch.testing.assert_close(gradients[0], others, rtol=0, atol=0)
+
+
+def test_recomputed_low_rank_layers_drop_what_they_dropped() -> None:
+    torch.manual_seed(0)
+    model = VisionTransformer(SMALL).train()
+    add_lora(model.blocks, ["fc2"], rank=2, alpha=2.0, dropout=0.5)
+    for block in model.blocks:
+        torch.nn.init.normal_(block.mlp.fc2.lora_b)
+    torch.nn.init.normal_(model.head.weight)
+    gradients = []
+    for recomputed in ("none", "selective"):
+        model.activation_checkpointing = recomputed
+        model.zero_grad()
+        torch.manual_seed(1)
+        model(torch.ones(2, 3, 16, 16)).square().sum().backward()
+        gradients.append(model.blocks[0].mlp.fc2.lora_a.grad.clone())
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("recomputed", "parts"), [("selective", "act"), ("full", "norm1")])

@@ -107,7 +107,9 @@ class Mlp(nn.Module):
         """(B, N, D) → (B, N, D)."""
         x = self.fc1(x)
         if self.recomputes_act and self.training:
-            x = keep_input_alone(self._narrowed, x, draws=self.dropout.p > 0)
+            # A low-rank layer may drop of its input too.
+            draws = self.dropout.p > 0 or isinstance(self.fc2, LoRALinear)
+            x = keep_input_alone(self._narrowed, x, draws=draws)
         else:
             x = self._narrowed(x)
         return self.dropout(x)  # type: ignore[no-any-return]
