@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +27,6 @@ import vit_lightning
 from vit_lightning.export import PICTURES
 from vit_lightning.machine_limits import wait_for
 from vit_lightning.models.config import ViTConfig
-from vit_lightning.models.vit import VisionTransformer
-from vit_lightning.training.halves import ForwardInHalves, can_be_halved, repays_halving
 
 CONFIG = "model.json"  # beside the weights: the fields of ViTConfig
 
@@ -154,25 +152,13 @@ def predicting(model: nn.Module, precision: str, device: str) -> Predict:
     return predict
 
 
-def as_vit_train_does(model: VisionTransformer) -> Predict:
-    """Ours, on a CPU in halves where that pays."""
-    halves = ForwardInHalves(model)
-    possible = can_be_halved(model, model.activation_checkpointing)
-
-    def forward(x: Tensor) -> Tensor:
-        pays = possible and repays_halving(model.config, len(x), x.device)
-        return halves(x) if pays else cast(Tensor, model(x))
-
-    return forward
-
-
-def training(model: nn.Module, precision: str, device: str, forward: Predict) -> Predict:
-    """Pictures → the loss of a step with SGD and momentum; ``forward`` is the model's."""
+def training(model: nn.Module, precision: str, device: str) -> Predict:
+    """Pictures → the loss of a step with SGD and momentum."""
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, fused=True)
 
     def step(x: Tensor) -> Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            logits = forward(x)
+            logits = model(x)
         labels = torch.arange(len(x), device=x.device) % logits.shape[1]
         loss = nn.functional.cross_entropy(logits.float(), labels)
         loss.backward()
@@ -234,12 +220,7 @@ def main() -> None:
             model.activation_checkpointing = "selective"
         model = model.train(train).to(options.device)
         network: Any = torch.compile(model, dynamic=False) if options.compile else model
-        if train:
-            if isinstance(network, VisionTransformer):
-                network = as_vit_train_does(network)
-            run = training(model, options.precision, options.device, network)
-        else:
-            run = predicting(network, options.precision, options.device)
+        run = (training if train else predicting)(network, options.precision, options.device)
     else:
         run = model
 

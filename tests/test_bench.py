@@ -176,7 +176,6 @@ def _said(times: float, **changes: Any) -> str:
         "mode": "inference",
         "precision": "32",
         "linear": "torch",
-        "halves": False,
         "hardware": {
             **{"gpus": [], "cpu": "X", "usable_cores": 1, "cores": 2, "torch_threads": 1},
             **{"cpu_capability": "AVX2", "cpu_flags": [], "omp_wait_policy": "ACTIVE"},

@@ -176,7 +176,7 @@ def test_run_says_what_it_does_and_where_everything_is(finished: Any) -> None:
     assert "4 steps = 0.1 epochs of 44.9 steps; 0 of warm-up; validation every 2" in output
     chosen = (
         "precision 32, optimizer fused adamw, linear torch, activation_checkpointing selective, "
-        "micro_batch 32 of 32, compile off, halves off"
+        "micro_batch 32 of 32, compile off"
     )
     said = f"computes   {chosen}; evaluation after the training in 32"
     assert said in output or torch.cuda.is_available()

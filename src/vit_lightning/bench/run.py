@@ -89,7 +89,6 @@ def bench(request: Request) -> dict[str, Any]:
         "mode": request.mode,
         "precision": precision,
         "linear": backend,
-        "halves": steps.in_halves(batch),
         "device": device,
         "hardware": describe_hardware(),
         "versions": {

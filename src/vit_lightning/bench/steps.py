@@ -17,7 +17,6 @@ from vit_lightning.models.config import ViTConfig
 from vit_lightning.models.vit import VisionTransformer
 from vit_lightning.precision import exact_convolutions
 from vit_lightning.settings import OptimSettings
-from vit_lightning.training.halves import ForwardInHalves, can_be_halved, repays_halving
 from vit_lightning.training.optim import build_optimizer
 
 _TOO_LITTLE_MEMORY = re.compile("not enough memory|allocate memory|Storage size .* overflow")
@@ -33,8 +32,7 @@ Step = Callable[[Stopwatch | None], None]
 class Steps:
     """Steps of a model on random pictures, which lie on the device from the start.
 
-    The dense layers are computed as ``vit train`` and ``vit predict`` have them computed here, and
-    training steps in halves where ``vit train`` does so, unless a stopwatch looks on.
+    The dense layers are computed as ``vit train`` and ``vit predict`` have them computed here.
 
     Args:
         model: on its device.
@@ -67,12 +65,6 @@ class Steps:
             self._networks[precision] = packed
         return self._networks[precision]
 
-    def in_halves(self, batch: int) -> bool:
-        """Whether a training step of so many pictures is computed in halves."""
-        config, device = self.model.config, torch.device(self.device)
-        possible = self.mode == "training" and can_be_halved(self.model, "none")
-        return possible and repays_halving(config, batch, device)
-
     @contextmanager
     def trained_by(self, backend: Backend) -> Iterator[None]:
         """Let a backend compute the dense layers of training steps while the block runs."""
@@ -95,9 +87,6 @@ class Steps:
         pictures = torch.randn(batch, config.in_channels, *config.image_size, device=self.device)
         lower = torch.autocast(self.device, torch.bfloat16, enabled=precision == "bf16-mixed")
         network = model or self.network(precision)
-        untimed = network
-        if model is None and self.in_halves(batch):
-            untimed = ForwardInHalves(self.model)
 
         def predict(watch: Stopwatch | None) -> None:
             with torch.inference_mode(), exact_convolutions(), lower:
@@ -105,7 +94,7 @@ class Steps:
 
         def update(watch: Stopwatch | None) -> None:
             with lower:
-                outputs = (untimed if watch is None else network)(pictures)
+                outputs = network(pictures)
             scores = outputs.float().flatten(0, -2)
             labels = torch.arange(len(scores), device=self.device) % scores.shape[1]
             loss = F.cross_entropy(scores, labels)

@@ -30,15 +30,10 @@ def as_text(values: dict[str, Any]) -> str:
         ],
         _machine(values),
         _speed(values),
-        [_title_of_parts(values), *_parts(values["parts"], values["linear"])],
+        ["where the time goes", *_parts(values["parts"], values["linear"])],
         ["what to change", *_changes(values)],
     )
     return "\n\n".join("\n".join(lines) for lines in sections)
-
-
-def _title_of_parts(values: dict[str, Any]) -> str:
-    undivided = ", in steps that are not computed in halves" if values["halves"] else ""
-    return f"where the time goes{undivided}"
 
 
 def _machine(values: dict[str, Any]) -> list[str]:
@@ -50,7 +45,7 @@ def _machine(values: dict[str, Any]) -> list[str]:
         f"{hardware['torch_threads']} threads",
         f"          torch uses {hardware['cpu_capability']}; it has {flags}",
         f"software  torch {values['versions']['torch']}, Python {values['versions']['python']}, "
-        f"dense layers by {values['linear']}, {'in halves, ' if values['halves'] else ''}"
+        f"dense layers by {values['linear']}, "
         f"OMP_WAIT_POLICY {hardware['omp_wait_policy'] or 'not set'}, "
         f"GOMP_SPINCOUNT {hardware['gomp_spincount'] or 'not set'}",
     ]

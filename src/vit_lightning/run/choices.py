@@ -22,7 +22,6 @@ class Choices:
         activation_checkpointing: what the backward pass computes again.
         micro_batch: pictures computed at once, of those of a step; told when they are counted.
         compile: "on" where torch compiles the training step; told then too.
-        halves: "on" where a step is computed in two halves at once; told then too.
     """
 
     precision: str
@@ -31,7 +30,6 @@ class Choices:
     activation_checkpointing: Recomputed
     micro_batch: str = ""
     compile: str = ""
-    halves: str = ""
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items())

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from matplotlib.figure import Figure
 
@@ -28,8 +29,8 @@ from vit_lightning.files import write_text
 from vit_lightning.json_file import write_json
 from vit_lightning.models.merging import merge_tokens
 from vit_lightning.models.vit import VisionTransformer
+from vit_lightning.precision import product_type
 from vit_lightning.run.choices import Choices, choose
-from vit_lightning.run.forward import choose_forward
 from vit_lightning.run.micro_batch import choose_micro_batch, describe_micro_batch
 from vit_lightning.run_folder import (
     BEST_CHECKPOINT,
@@ -41,11 +42,11 @@ from vit_lightning.run_folder import (
     find_run,
     make_folder,
     new_run_folder,
+    newest_environment,
     refuse_other_data,
     refuse_other_experiment,
 )
-from vit_lightning.training.compiling import CompiledForward
-from vit_lightning.training.halves import ForwardInHalves
+from vit_lightning.training.compiling import CompiledForward, repays_compiling
 from vit_lightning.training.loggers import require_loggers
 from vit_lightning.training.task import VisionTask
 from vit_lightning.training.trainer import build_trainer
@@ -114,14 +115,10 @@ def prepare(experiment: Experiment, resume: str | None) -> Run:
     data.check_ranks(trainer.world_size)
     data.micro_batch = choose_micro_batch(experiment, task, data, trainer, old)
     cut = describe_micro_batch(data.micro_batch, experiment.data.batch_size)
-    forward = choose_forward(experiment, plan, task, data.micro_batch, trainer, old)
-    task.step_forward = forward
-    choices = replace(
-        choices,
-        micro_batch=cut,
-        compile="on" if isinstance(forward, CompiledForward) else "off",
-        halves="on" if isinstance(forward, ForwardInHalves) else "off",
-    )
+    compiles = _compiles(experiment, plan, task, data.micro_batch, trainer, old)
+    if compiles:
+        task.compiled = CompiledForward(task.model, fixed=experiment.trainer.compile is True)
+    choices = replace(choices, micro_batch=cut, compile="on" if compiles else "off")
     say_plan(experiment, plan, str(choices), bundle, preprocessing, splits.notes)
     make_folder(checkpoint_copy(experiment).parent, "checkpoint_dir")  # not after the training
     _refuse_to_overwrite_weights(experiment)
@@ -149,6 +146,26 @@ def _refuse_to_overwrite_weights(experiment: Experiment) -> None:
             f"the run would write its best checkpoint over the weights it starts from, {weights}: "
             f"give the experiment another name (now {experiment.name}) or another checkpoint_dir"
         )
+
+
+def _compiles(
+    experiment: Experiment,
+    plan: Plan,
+    task: VisionTask,
+    micro_batch: int,
+    trainer: Trainer,
+    old: Path | None,
+) -> bool:
+    """Whether to compile: as the experiment says, else as the run did before, else if it pays."""
+    wanted = experiment.trainer.compile
+    if wanted != "auto":
+        return wanted
+    before = {} if old is None else newest_environment(old)
+    if "compile" in before:  # its rounding is another
+        return bool(before["compile"] == "on")
+    pictures = plan.total_steps * experiment.data.batch_size // trainer.world_size
+    dtype, device = product_type(str(trainer.precision)), trainer.strategy.root_device
+    return repays_compiling(task.model.config, pictures, micro_batch, dtype, device)
 
 
 def _task(

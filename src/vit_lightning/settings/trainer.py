@@ -52,13 +52,6 @@ class TrainerSettings(Settings):
             "about a quarter of an hour"
         ),
     ] = "auto"
-    halves: Annotated[
-        bool | Literal["auto"],
-        Field(
-            description="each half of the pictures by half of the threads, on a CPU; auto: where "
-            "that is faster"
-        ),
-    ] = "auto"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: PositiveInt | Literal["auto"] = "auto"
     num_nodes: PositiveInt = 1

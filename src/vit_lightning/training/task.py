@@ -20,7 +20,6 @@ from vit_lightning.training.adaptation import (
 )
 from vit_lightning.training.averaging import averaged_copy, update_average
 from vit_lightning.training.compiling import CompiledForward
-from vit_lightning.training.halves import ForwardInHalves
 from vit_lightning.training.losses import Loss
 from vit_lightning.training.optim import build_optimizer, default_warmup, learning_rate
 from vit_lightning.training.scores import correct
@@ -111,8 +110,7 @@ class VisionTask(L.LightningModule):
             self.averaged = averaged_copy(model)
             self.averaged_scores = ValidationScores(multi_label=multi_label)
         self._loss = Loss(self.optim, classes=classes, counts=class_counts, multi_label=multi_label)
-        # What the training step computes with, if not with the model itself.
-        self.step_forward: CompiledForward | ForwardInHalves | None = None
+        self.compiled: CompiledForward | None = None  # what the training step computes with
         self.also_logged: dict[str, float] = {}  # what callbacks add to the values of a step
         self._grad_norm = torch.zeros(())
         self._validated = 0  # pictures of this rank in the running validation
@@ -143,7 +141,7 @@ class VisionTask(L.LightningModule):
         """The share of this micro-batch in the step's mean loss."""
         images, targets = batch
         alone = self.adaptation.trains_head_alone(self.global_step)
-        forward = self.step_forward or self
+        forward = self.compiled or self
         logits = (logits_of_head_alone(self.model, images) if alone else forward(images)).float()
         losses = self._loss(logits, targets)
         if log_is_due(self.trainer, self.global_step + 1):
