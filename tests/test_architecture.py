@@ -249,3 +249,17 @@ def test_nothing_is_left_to_do() -> None:
             text = content.decode("utf-8", "replace")
             left += [f"{name}: {word}" for word in FORGOTTEN if word in text]
     assert not left
+
+
+def test_the_same_alternatives_come_in_the_same_order() -> None:
+    """Typing keeps one of two equal unions, whichever it meets first: a schema would change."""
+    orders: dict[frozenset[str], set[tuple[str, ...]]] = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
+                inside = node.slice
+                values = inside.elts if isinstance(inside, ast.Tuple) else [inside]
+                order = tuple(map(ast.unparse, values))
+                orders.setdefault(frozenset(order), set()).add(order)
+    assert len(orders) > 10
+    assert not [found for found in orders.values() if len(found) > 1]

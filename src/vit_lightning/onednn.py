@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vit_lightning.errors import InputError
 
-Activation = Literal["gelu", "gelu_tanh"]
+Activation = Literal["gelu_tanh", "gelu"]
 
 _ALGORITHMS = {"gelu": "none", "gelu_tanh": "tanh"}
 # Private operators may change; one that takes other arguments is not called.
