@@ -10,7 +10,7 @@ from vit_lightning.openmp import wait_briefly
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "5000"}),
+        ({}, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "30000"}),
         ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "7"}),
         ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
     ],
@@ -26,4 +26,4 @@ def test_commands_say_so() -> None:
     script = f"import os, vit_lightning.cli as c; c.main(['info']); print(*map(os.getenv, {names}))"
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.splitlines()[-1] == "passive 5000"
+    assert done.stdout.splitlines()[-1] == "passive 30000"

@@ -1,16 +1,15 @@
 """How long the threads of an operation on the CPU wait for the next one before they sleep.
 
 A thread that waits actively begins the next operation at once, but takes a core from whatever else
-runs meanwhile, such as the processes that load pictures; one that sleeps has to be woken. As long
-as waking takes is the right time to wait actively: whatever comes then, no more than twice the
-least possible is lost (Karlin et al. 1991, competitive spinning).
+runs meanwhile, such as the processes that load pictures; one that sleeps has to be woken. How
+long to wait is a compromise between a machine that does nothing else and one that does, found by
+measuring: docs/performance.md, "Threads".
 """
 
 from collections.abc import MutableMapping
 
-# Rounds of libgomp's waiting loop, some 0.1 ms, as waking a thread takes. Its own default is sixty
-# times as long.
-_ROUNDS = "5000"
+# Rounds of libgomp's waiting loop, some 0.6 ms. Its own default is ten times as long.
+_ROUNDS = "30000"
 
 
 def wait_briefly(environment: MutableMapping[str, str]) -> None:
