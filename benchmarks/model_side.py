@@ -27,6 +27,7 @@ import vit_lightning
 from vit_lightning.export import PICTURES
 from vit_lightning.machine_limits import wait_for
 from vit_lightning.models.config import ViTConfig
+from vit_lightning.waiting import threads_wait_while_alone
 
 CONFIG = "model.json"  # beside the weights: the fields of ViTConfig
 
@@ -238,7 +239,9 @@ def main() -> None:
 
     package = PACKAGES[options.side]
     own = vit_lightning.__version__ if package == "vit-lightning" else version(package)
-    answer({"torch": torch.__version__, options.side: own}, respond)
+    as_vit = package == "vit-lightning" and options.mode == "training" and options.device == "cpu"
+    with threads_wait_while_alone(on_cpu=as_vit):
+        answer({"torch": torch.__version__, options.side: own}, respond)
     del declared
 
 

@@ -45,7 +45,7 @@ from vit_lightning.machine_limits import matrix_limit, measured_limits
 from vit_lightning.models.config import ViTConfig
 from vit_lightning.models.presets import preset
 from vit_lightning.models.vit import VisionTransformer
-from vit_lightning.openmp import wait_briefly
+from vit_lightning.openmp import choose_waiting
 
 OWN = "vit-lightning"
 LIMIT = "limit"
@@ -103,7 +103,7 @@ def start(
         command = [sys.executable, "-W", "ignore", script, *words]
         environment = dict(os.environ)
         if name == OWN and mode == "training":
-            wait_briefly(environment)
+            choose_waiting(environment)
         begin = partial(Process, wait=False, environment=environment)
         sides[name] = begin(command)
         if options.compile and name not in INFERENCE_ONLY:

@@ -29,7 +29,7 @@ from vit_lightning.assemble import model_for, open_splits, preprocessing_for, tr
 from vit_lightning.data.decoded import CachedPictures, build
 from vit_lightning.experiment import Experiment, load_experiment, parse_experiment, short_values
 from vit_lightning.memory import keep_freed_memory
-from vit_lightning.openmp import wait_briefly
+from vit_lightning.openmp import choose_waiting
 from vit_lightning.training.trainer import build_trainer, quiet_lightning
 
 SIDES = ("files", "kept", "on the device")
@@ -97,7 +97,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         command = [sys.executable, "-W", "ignore", __file__, str(options.experiment), *overrides]
         environment = dict(os.environ)
-        wait_briefly(environment)  # as for vit
+        choose_waiting(environment)  # as for vit
         for name in SIDES:
             try:
                 words = [*command, "--cache", cache, "--side", name]

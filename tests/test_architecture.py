@@ -27,7 +27,7 @@ LAYERS = (
         "progress",
         "threads",
     },
-    {"cli_options", "json_file", "dense", "download", "settings"},
+    {"cli_options", "json_file", "dense", "download", "settings", "waiting"},
     {"experiment", "legacy", "models"},
     {"attention", "figures", "checkpoints", "data", "inference", "machine_limits"},
     {"evaluation", "training", "attention_view", "backend", "factory"},

@@ -34,6 +34,7 @@ from vit_lightning.settings import TrainerSettings
 from vit_lightning.training.loggers import add_figure, build_loggers
 from vit_lightning.training.task import VisionTask
 from vit_lightning.training.trainer import computes_on_cpu, predict_logits, quiet_lightning
+from vit_lightning.waiting import threads_wait_while_alone
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,8 @@ def evaluate(
         say(subject.caution)
     model = _packed_where_it_pays(bundle.model, experiment.trainer, len(pictures.pictures))
     task = VisionTask(model, total_steps=1)
-    with quiet_lightning():
+    on_cpu = computes_on_cpu(experiment.trainer)
+    with quiet_lightning(), threads_wait_while_alone(on_cpu=on_cpu):
         assessment = assess(experiment.trainer, task, pictures, split, classes, places)
     header = {
         "checkpoint": str(checkpoint),

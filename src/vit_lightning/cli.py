@@ -30,7 +30,7 @@ from vit_lightning.cli_weights import add_weights_command
 from vit_lightning.console import printable, printable_lines, say_notes
 from vit_lightning.errors import InputError
 from vit_lightning.files import refuse_unwritable
-from vit_lightning.openmp import wait_briefly
+from vit_lightning.openmp import choose_waiting
 
 _BAD_INPUT = 2
 _OVERRIDES = "settings to change, such as optim.lr=0.01 trainer.max_steps=200"
@@ -184,7 +184,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _guarded(command: Command, options: argparse.Namespace) -> int:
-    wait_briefly(os.environ)
+    choose_waiting(os.environ)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold letters it cannot write
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -2,22 +2,30 @@
 
 A thread that waits actively begins the next operation at once, but takes a core from whatever else
 runs meanwhile, such as the processes that load pictures; one that sleeps has to be woken. How
-long to wait is a compromise between a machine that does nothing else and one that does, found by
-measuring: docs/performance.md, "Threads".
+long to wait was found by measuring (docs/performance.md, "Threads"); while others want the cores
+:mod:`vit_lightning.waiting` makes it shorter.
 """
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
-# Rounds of libgomp's waiting loop, some 0.6 ms. Its own default is ten times as long.
-_ROUNDS = "30000"
+_POLICY, _ROUNDS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
+
+# Rounds of libgomp's waiting loop, some 2 ms. Its own default is three times as long. The policy is
+# for other libraries than libgomp.
+_CHOSEN = {_POLICY: "passive", _ROUNDS: "100000"}
 
 
-def wait_briefly(environment: MutableMapping[str, str]) -> None:
+def choose_waiting(environment: MutableMapping[str, str]) -> None:
     """Say so to OpenMP, which reads the environment when torch is imported.
 
     Args:
-        environment: changed in place, unless it has an ``OMP_WAIT_POLICY`` already.
+        environment: changed in place, unless it says something of waiting already.
     """
-    if "OMP_WAIT_POLICY" not in environment:
-        environment["OMP_WAIT_POLICY"] = "passive"  # of other libraries than libgomp
-        environment.setdefault("GOMP_SPINCOUNT", _ROUNDS)
+    if environment.keys().isdisjoint(_CHOSEN):
+        environment.update(_CHOSEN)
+
+
+def is_fixed(environment: Mapping[str, str]) -> bool:
+    """Whether somebody has said how long to wait; :func:`choose_waiting` is nobody."""
+    said = {name: environment[name] for name in _CHOSEN if name in environment}
+    return said not in ({}, _CHOSEN)

@@ -26,6 +26,7 @@ from vit_lightning.precision import exact_convolutions
 from vit_lightning.probe.store import FeatureStore, picture_keys
 from vit_lightning.progress import Progress
 from vit_lightning.settings import DataSettings
+from vit_lightning.waiting import threads_wait_while_alone
 
 _KEPT_AT_ONCE = 2048  # pictures whose features are written together
 _MOST_SECONDS = 60.0  # of work that an interruption may cost
@@ -130,12 +131,13 @@ class Extractor:
         data = EvalData(pictures, self.preprocessing, settings)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model, memory = self.model.to(device).eval(), ReusedMemory()
+        on_cpu = device.type == "cpu"
+        waiting = threads_wait_while_alone(on_cpu=on_cpu)
         if len(pictures) >= PICTURES_WORTH_PACKING:
-            on_cpu = device.type == "cpu"
             backend = choose_backend("auto", "inference", model.config, on_cpu=on_cpu)
             model = with_backend(model, backend)
         first = 0
-        with data.naming_pictures(), exact_convolutions():
+        with data.naming_pictures(), exact_convolutions(), waiting:
             for batch in data.predict_dataloader():
                 left_out = batch.unreadable.tolist()
                 for index in left_out:

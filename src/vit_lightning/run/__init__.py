@@ -7,7 +7,8 @@ from vit_lightning.experiment import Experiment, resolve_experiment
 from vit_lightning.run.conclusion import TrainResult, conclude
 from vit_lightning.run.fitting import fit
 from vit_lightning.run.preparation import prepare
-from vit_lightning.training.trainer import quiet_lightning
+from vit_lightning.training.trainer import computes_on_cpu, quiet_lightning
+from vit_lightning.waiting import threads_wait_while_alone
 
 __all__ = ["TrainResult", "train"]
 
@@ -31,6 +32,7 @@ def train(
     """
     path = None if overrides or isinstance(experiment, Experiment) else Path(experiment)
     experiment = resolve_experiment(experiment, overrides)
-    with quiet_lightning():
+    on_cpu = computes_on_cpu(experiment.trainer)
+    with quiet_lightning(), threads_wait_while_alone(on_cpu=on_cpu):
         run = fit(prepare(experiment, resume))
         return conclude(run, path)

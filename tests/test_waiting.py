@@ -1,0 +1,197 @@
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from vit_lightning.openmp import choose_waiting
+from vit_lightning.waiting import IdleTeams, Queueing, _teams_needed, _watch
+
+# The processor time of half a second after an operation, in which a thread that waits for ever, as
+# it is told to here, is busy all the time, and one that sleeps is not.
+_TIME_OF_WAITING = """
+import os, time, torch
+from vit_lightning.waiting import IdleTeams, _teams_needed
+
+def waited():
+    torch.ones(1 << 21).add_(1)
+    before = time.process_time()
+    time.sleep(0.5)
+    return time.process_time() - before
+
+if "libgomp" not in open("/proc/self/maps").read():
+    raise SystemExit("another OpenMP")
+torch.set_num_threads(2)
+teams = IdleTeams(_teams_needed(2, len(os.sched_getaffinity(0))))
+seconds = [waited()]
+for _ in range(2):
+    teams.hold()
+    teams.hold()
+    seconds.append(waited())
+    teams.release()
+    teams.release()
+    seconds.append(waited())
+print(*seconds)
+"""
+
+
+def _some_cores(count: int = 3) -> list[int]:
+    return sorted(os.sched_getaffinity(0))[:count]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as libgomp does on Linux")
+def test_threads_sleep_while_there_are_idle_teams() -> None:
+    cores = _some_cores()
+    if len(cores) < 2:
+        pytest.skip("one core alone, on which nothing waits actively")
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000000000000"}
+    done = subprocess.run(
+        [sys.executable, "-c", _TIME_OF_WAITING],
+        capture_output=True,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    if "another OpenMP" in done.stderr:
+        pytest.skip("torch is built with another OpenMP than libgomp")
+    assert done.returncode == 0, done.stderr
+    alone, *turns = map(float, done.stdout.split())
+    held, released = turns[::2], turns[1::2]
+    assert min(alone, *released) > 2 * max(held)
+    assert max(held) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "teams"),
+    [
+        (2, 2, 1),
+        (16, 16, 1),
+        (8, 16, 2),
+        (2, 4, 3),
+        (1, 1, 0),  # nothing meets
+        (1, 8, 0),
+        (2, 8, 0),  # most cores are left to others
+        (3, 2, 0),  # more than the cores already
+    ],
+)
+def test_teams_make_more_threads_than_cores(threads: int, cores: int, teams: int) -> None:
+    assert _teams_needed(threads, cores) == teams
+    if teams:
+        assert threads + teams * (threads - 1) > cores
+
+
+def _tell(tasks: Path, times: dict[str, tuple[int, int]]) -> None:
+    for name, (ran, queued) in times.items():
+        (tasks / name).mkdir(exist_ok=True)
+        (tasks / name / "schedstat").write_text(f"{ran} {queued} 9\n", encoding="ascii")
+
+
+def test_queueing_is_counted_since_the_last_look(tmp_path: Path) -> None:
+    _tell(tmp_path, {"1": (1000, 5000), "2": (0, 0)})
+    queueing = Queueing(tmp_path)
+    assert queueing.share() is None
+    _tell(tmp_path, {"1": (1600, 5100), "2": (200, 100)})
+    assert queueing.share() == pytest.approx(200 / 1000)
+    (tmp_path / "2" / "schedstat").unlink()  # it has ended, and a third one begun
+    _tell(tmp_path, {"1": (1600, 5100), "3": (50, 150)})
+    assert queueing.share() == pytest.approx(150 / 200)
+    assert queueing.share() is None
+    assert Queueing(tmp_path / "nowhere").share() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells it")
+def test_linux_tells_of_queueing_where_two_want_one_core() -> None:
+    command = [sys.executable, "-c", _QUEUE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 0.2 < float(done.stdout) < 0.8
+
+
+# Two threads that need no lock of Python's on one core: each has half of it.
+_QUEUE = """
+import hashlib, os, threading
+from vit_lightning.waiting import Queueing
+
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+data = bytes(1 << 28)
+threads = [threading.Thread(target=hashlib.sha256, args=(data,)) for _ in range(2)]
+queueing = Queueing()
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(queueing.share())
+"""
+
+
+class _Told(IdleTeams):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.held = False
+        self.states: list[bool] = []
+
+    def hold(self) -> None:
+        self.held = True
+
+    def release(self) -> None:
+        self.held = False
+
+
+def _states(shares: Iterable[float | None]) -> list[bool]:
+    """Whether the teams were held before each look, and at the end."""
+    teams, ended, left = _Told(), threading.Event(), iter(shares)
+
+    def share() -> float | None:
+        teams.states.append(teams.held)
+        try:
+            return next(left)
+        except StopIteration:
+            ended.set()
+            return None
+
+    _watch(share, teams, ended, seconds=0.001)
+    return [*teams.states, teams.held]
+
+
+def test_threads_wait_actively_as_long_as_they_need_not_queue() -> None:
+    assert _states([]) == [True, False]
+    assert _states([0.02, 0.5, 0.3, 0.0, None]) == [True, False, True, True, False, True, False]
+
+
+# What runs beside the block: how many threads have begun in it, and whether they are gone.
+_THREADS = """
+import sys, threading, time
+from vit_lightning.waiting import threads_wait_while_alone
+
+with threads_wait_while_alone(on_cpu=sys.argv[1] == "cpu"):
+    end = time.monotonic() + 20
+    names = set()
+    while "idle team" not in names and time.monotonic() < end and sys.argv[2] == "wait":
+        names = {thread.name for thread in threading.enumerate()}
+        time.sleep(0.01)
+    begun = threading.active_count() > 1
+print(begun, threading.active_count())
+"""
+
+
+def _begun(device: str, environment: dict[str, str], wait: str = "no") -> str:
+    clean = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    command = [sys.executable, "-c", _THREADS, device, wait]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=clean | environment
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or len(_some_cores(2)) < 2, reason="two cores, and Linux"
+)
+def test_it_is_left_alone_where_somebody_has_said_how_long_and_elsewhere() -> None:
+    ours: dict[str, str] = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
+    choose_waiting(ours)
+    assert _begun("cpu", ours, "wait") == "True 1"
+    assert _begun("cuda", ours) == "False 1"
+    assert _begun("cpu", ours | {"GOMP_SPINCOUNT": "7"}) == "False 1"
