@@ -2,16 +2,16 @@
 
 A thread that waits actively begins the next operation at once, but takes a core from whatever else
 runs meanwhile, such as the processes that load pictures; one that sleeps has to be woken. How
-long to wait was found by measuring (docs/performance.md, "Threads"); while others want the cores
-:mod:`vit_lightning.waiting` makes it shorter.
+long to wait was found by measuring (docs/performance.md, "Threads"). In long work
+:mod:`vit_lightning.waiting` lets them sleep at once while others want the cores.
 """
 
 from collections.abc import Mapping, MutableMapping
 
 _POLICY, _ROUNDS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
 
-# Rounds of libgomp's waiting loop, some 2 ms. Its own default is three times as long. The policy is
-# for other libraries than libgomp.
+# Rounds of libgomp's waiting loop, some 2 ms; its own default is three times as long. By the policy
+# it waits no round where there are more threads than cores; other libraries than libgomp never do.
 _CHOSEN = {_POLICY: "passive", _ROUNDS: "100000"}
 
 

@@ -3,8 +3,9 @@
 While the program's threads are alone, waiting actively is faster; as soon as one has to queue for
 its core, the others, which wait for it in every operation, take cores that it could have. So the
 time that they queue is watched. libgomp has no call to change how long its threads wait, but while
-there are more of them than cores they hardly do ("The GNU OpenMP Implementation", GOMP_SPINCOUNT).
-So teams of threads that do nothing make all others sleep at once, and their end lets them wait.
+there are more of them than cores they hardly wait actively ("The GNU OpenMP Implementation",
+GOMP_SPINCOUNT). So teams of threads that do nothing make all others sleep at once, and their end
+lets them wait again.
 """
 
 import contextlib
@@ -22,10 +23,11 @@ from vit_lightning.hardware import usable_cores
 from vit_lightning.openmp import is_fixed
 
 _SECONDS = 2.0  # between two looks
-# Of the time that threads want a core. On two cores of a shared machine up to 0.04 alone, 0.09 or
-# more beside a loading process that is kept busy, 0.4 or more beside another program.
+# Of the time that a thread wants a core. On two cores of a shared machine 0.01 to 0.03 alone, some
+# 0.1 beside a loading process that is kept busy, 0.4 or more beside another program.
 _MOST_QUEUEING = 0.05
-_MOST_TEAMS = 4  # where more are needed, most cores are left to others anyway
+_LEAST = 500_000_000  # nanoseconds; a thread that wants a core for less says nothing
+_MOST_TEAMS = 16  # where more are needed, most cores are left to others anyway
 _WORK = 1 << 16  # bytes; enough of an operation for one more thread
 
 
@@ -39,13 +41,12 @@ def threads_wait_while_alone(*, on_cpu: bool) -> Iterator[None]:
     Args:
         on_cpu: whether the block computes there; otherwise nothing is changed either.
     """
-    teams = _teams_needed(torch.get_num_threads(), usable_cores())
-    if not (on_cpu and teams) or sys.platform != "linux" or is_fixed(os.environ):
+    if not on_cpu or sys.platform != "linux" or is_fixed(os.environ):
         yield
         return
     ended = Event()
-    words = (Queueing().share, IdleTeams(teams), ended)
-    watch = Thread(target=_watch, args=words, name="waiting", daemon=True)
+    arguments = (Queueing().share, IdleTeams(), ended)
+    watch = Thread(target=_watch, args=arguments, name="waiting", daemon=True)
     watch.start()
     try:
         yield
@@ -66,14 +67,19 @@ class Queueing:
         self._before = self._nanoseconds()
 
     def share(self) -> float | None:
-        """Since the last call, in [0, 1]; None where none wanted one, or Linux does not tell."""
+        """Of the thread that queues most, since the last call, in [0, 1].
+
+        Returns:
+            None where no thread has wanted a core for half a second, or Linux does not tell.
+        """
         before, self._before = self._before, self._nanoseconds()
-        spent = [
-            [max(now - then, 0) for now, then in zip(times, before.get(task, (0, 0)), strict=True)]
-            for task, times in self._before.items()
-        ]
-        ran, queued = (sum(times) for times in zip((0, 0), *spent, strict=True))
-        return queued / (ran + queued) if ran + queued else None
+        shares = []
+        for task, (ran, queued) in self._before.items():
+            ran_before, queued_before = before.get(task, (0, 0))
+            queued -= queued_before
+            if (wanted := ran - ran_before + queued) >= _LEAST:
+                shares.append(queued / wanted)
+        return max(shares, default=None)
 
     def _nanoseconds(self) -> dict[str, tuple[int, int]]:
         """How long each thread has had a core, and how long it has queued for one."""
@@ -86,34 +92,33 @@ class Queueing:
 
 
 class IdleTeams:
-    """Threads that do nothing, of which libgomp knows.
+    """Threads that do nothing, of which libgomp knows, so many that they are more than the cores.
 
-    Args:
-        count: of teams. Each has as many threads as torch uses, one of them Python's.
+    Each team has as many as torch uses, one of them Python's.
     """
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self) -> None:
         self._threads: list[Thread] = []
         self._ended = Event()
 
     def hold(self) -> None:
-        """Have them, from the return of this on."""
+        """Begin them, unless they have begun; they are there when this returns.
+
+        Raises:
+            RuntimeError: the system has no more threads.
+        """
         if self._threads:
             return
         self._ended = Event()
-        begun = [Event() for _ in range(self._count)]
-        self._threads = [
-            Thread(target=_idle, args=(one, self._ended), name="idle team", daemon=True)
-            for one in begun
-        ]
-        for thread in self._threads:
+        for _ in range(_teams_needed(torch.get_num_threads(), usable_cores())):
+            begun = Event()
+            thread = Thread(target=_idle, args=(begun, self._ended), name="idle team", daemon=True)
             thread.start()
-        for one in begun:
-            one.wait()
+            self._threads.append(thread)
+            begun.wait()
 
     def release(self) -> None:
-        """Have them no more."""
+        """End them; they are gone a few milliseconds later."""
         self._ended.set()
         for thread in self._threads:
             thread.join()
@@ -122,8 +127,10 @@ class IdleTeams:
 
 def _idle(begun: Event, ended: Event) -> None:
     """Begin a team of threads, which lasts as long as the thread that began it."""
-    torch.zeros(torch.get_num_threads() * _WORK, dtype=torch.uint8).add_(1)
-    begun.set()
+    try:
+        torch.zeros(torch.get_num_threads() * _WORK, dtype=torch.uint8).add_(1)
+    finally:
+        begun.set()
     ended.wait()
 
 
@@ -142,12 +149,19 @@ def _teams_needed(threads: int, cores: int) -> int:
 def _watch(
     share: Callable[[], float | None], teams: IdleTeams, ended: Event, seconds: float = _SECONDS
 ) -> None:
-    """Hold the teams while threads queue for cores, and at first, until that is known."""
-    teams.hold()
-    while not ended.wait(seconds):
-        queueing = share()
-        if queueing is None or queueing > _MOST_QUEUEING:
-            teams.hold()
-        else:
-            teams.release()
-    teams.release()
+    """Hold the teams while threads queue for cores, and at first, until that is known.
+
+    Where there is nothing to tell from, such as while a run waits for pictures, it stays as it is.
+    """
+    try:
+        teams.hold()
+        while not ended.wait(seconds):
+            queueing = share()
+            if queueing is not None and queueing > _MOST_QUEUEING:
+                teams.hold()
+            elif queueing is not None:
+                teams.release()
+    except (OSError, RuntimeError):  # no more files or threads: the run itself will tell
+        pass
+    finally:
+        teams.release()

@@ -22,7 +22,6 @@ from vit_lightning.machine_limits import matrix_limit, memory_bandwidth
 from vit_lightning.memory import keep_freed_memory
 from vit_lightning.models.presets import preset_name
 from vit_lightning.models.vit import VisionTransformer
-from vit_lightning.waiting import threads_wait_while_alone
 
 DEFAULT_MODEL = "ViT-B_16"
 
@@ -74,8 +73,7 @@ def bench(request: Request) -> dict[str, Any]:
     torch.manual_seed(0)
     if device == "cpu":
         keep_freed_memory()  # as every run does
-    waiting = threads_wait_while_alone(on_cpu=device == "cpu")  # likewise
-    with said_plainly(batch, device), waiting:
+    with said_plainly(batch, device):
         model = _model(request).to(device)
         steps = Steps(model, request.mode, device)
         _progress("what computes the dense layers fastest")
