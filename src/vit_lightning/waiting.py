@@ -23,8 +23,8 @@ from vit_lightning.hardware import usable_cores
 from vit_lightning.openmp import is_fixed
 
 _SECONDS = 2.0  # between two looks
-# Of the time that a thread wants a core. On two cores of a shared machine 0.01 to 0.03 alone, some
-# 0.1 beside a loading process that is kept busy, 0.4 or more beside another program.
+# Of the time that a thread wants a core. On two cores of a shared machine 0.01 to 0.03 alone,
+# 0.1 or more beside a loading process that is kept busy, 0.4 beside another program.
 _MOST_QUEUEING = 0.05
 _LEAST = 500_000_000  # nanoseconds; a thread that wants a core for less says nothing
 _MOST_TEAMS = 16  # where more are needed, most cores are left to others anyway
