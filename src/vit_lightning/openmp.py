@@ -10,8 +10,8 @@ from collections.abc import Mapping, MutableMapping
 
 _POLICY, _ROUNDS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
 
-# Rounds of libgomp's waiting loop, some 2 ms; its own default is three times as long. By the policy
-# it waits no round where there are more threads than cores; other libraries than libgomp never do.
+# Rounds of libgomp's waiting loop, some 2 ms; its own default is three times as long. The policy
+# makes them none where there are more threads than cores, and always in other libraries.
 _CHOSEN = {_POLICY: "passive", _ROUNDS: "100000"}
 
 
